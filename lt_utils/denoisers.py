@@ -1,0 +1,185 @@
+"""Denoisers: networks (x_t, t, y) -> output of the shape of x_t. A U-Net for images, a residual MLP for features.
+
+Both take the step t [B] in 0 .. T-1 and the label y [B] in 0 .. C; y = C (`denoiser.no_label`) means "no label": nothing is
+added to the time embedding then, so one network serves with and without a label.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lt_utils.errors import CourseError
+
+
+def sinusoid(t: Tensor, dim: int) -> Tensor:
+    """Sinusoidal embedding [B, dim] of steps t [B]: sine and cosine, interleaved, at frequencies from 1 down to 1/10000."""
+    frequency = torch.exp(-math.log(10_000) * torch.arange(0, dim, 2, device=t.device) / dim)
+    angle = t[:, None].float() * frequency
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
+
+
+class Condition(nn.Module):
+    """MLP(sinusoid(t)) + label embedding: the vector [B, out] that tells every block the step and the class."""
+
+    def __init__(self, dim: int, out: int, classes: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.mlp = nn.Sequential(nn.Linear(dim, out), nn.SiLU(), nn.Linear(out, out))
+        # One row per class; the row of "no label" is left out of the parameters and is zero (see forward).
+        self.label = nn.Embedding(classes, out) if classes else None
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        embedding = self.mlp(sinusoid(t, self.dim))
+        if self.label is None:
+            return embedding
+        known = (y < self.label.num_embeddings)[:, None]
+        return embedding + self.label(y.clamp(max=self.label.num_embeddings - 1)) * known
+
+
+# -------------------------------------------------------------------------------------------------------------- images
+def group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(32, channels), channels)
+
+
+class SelfAttention(nn.Module):
+    """Single-head attention over all positions, added to its input [B, C, H, W]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return x + self.out(mixed.transpose(1, 2).reshape(x.shape))
+
+
+class ResidualBlock(nn.Module):
+    """norm - SiLU - conv, plus the condition, norm - SiLU - dropout - conv, plus a shortcut; attention after it on request."""
+
+    def __init__(self, inputs: int, outputs: int, condition: int, attention: bool, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = group_norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.condition = nn.Linear(condition, outputs)
+        self.norm2, self.conv2 = group_norm(outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.dropout = nn.Dropout(dropout)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.attention = SelfAttention(outputs) if attention else nn.Identity()
+        # The block starts as (almost) its shortcut: a deep stack of such blocks is easy to train.
+        nn.init.normal_(self.conv2.weight, std=1e-5)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        out = self.conv1(F.silu(self.norm1(x))) + self.condition(F.silu(condition))[:, :, None, None]
+        out = self.conv2(self.dropout(F.silu(self.norm2(out))))
+        return self.attention(out + self.shortcut(x))
+
+
+class UNet(nn.Module):
+    """U-Net of DDPM (Ho et al. 2020) with a label embedding, as class-balancing diffusion (CBDM) uses it.
+
+    Args:
+        channels: channels of the images [B, channels, H, W]; H and W divisible by 2^(levels - 1).
+        classes: number of classes C; 0 for an unconditional network.
+        width: channels at full resolution. mults: channels of each level, as multiples of width.
+        attention: the levels (0 = full resolution) with attention. blocks: residual blocks per level on the way down.
+
+    width 128, mults (1, 2, 2, 2), attention (1,), blocks 2 is the CIFAR network of DDPM: 35.8 million parameters.
+    """
+
+    def __init__(self, channels: int, classes: int, width: int = 32, mults: tuple[int, ...] = (1, 2, 2),
+                 attention: tuple[int, ...] = (1,), blocks: int = 2, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.config = dict(channels=channels, classes=classes, width=width, mults=list(mults), attention=list(attention),
+                           blocks=blocks, dropout=dropout)
+        self.no_label, self.levels = classes, len(mults)
+        condition = 4 * width
+        self.condition = Condition(width, condition, classes)
+        self.stem = nn.Conv2d(channels, width, 3, padding=1)
+
+        def block(inputs: int, outputs: int, level: int) -> ResidualBlock:
+            return ResidualBlock(inputs, outputs, condition, level in attention, dropout)
+
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        now, skips = width, [width]
+        for level, mult in enumerate(mults):
+            for _ in range(blocks):
+                self.down.append(block(now, mult * width, level))
+                now = mult * width
+                skips.append(now)
+            if level < self.levels - 1:
+                self.down.append(nn.Conv2d(now, now, 3, stride=2, padding=1))
+                skips.append(now)
+        self.middle = nn.ModuleList([ResidualBlock(now, now, condition, True, dropout), ResidualBlock(now, now, condition, False, dropout)])
+        for level, mult in reversed(list(enumerate(mults))):
+            for _ in range(blocks + 1):
+                self.up.append(block(now + skips.pop(), mult * width, level))
+                now = mult * width
+            if level:
+                self.up.append(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(now, now, 3, padding=1)))
+        self.norm, self.out = group_norm(now), nn.Conv2d(now, channels, 3, padding=1)
+        nn.init.normal_(self.out.weight, std=1e-5)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """Output [B, channels, H, W] for x_t [B, channels, H, W], steps t [B] and labels y [B] (C = no label)."""
+        if x.shape[-1] % 2 ** (self.levels - 1) or x.shape[-2] % 2 ** (self.levels - 1):
+            raise CourseError(f"A U-Net with {self.levels} levels halves the image {self.levels - 1} times: "
+                              f"{x.shape[-2]} x {x.shape[-1]} pixels cannot be halved so often; use fewer entries in mults.")
+        condition = self.condition(t, y)
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        skips = [x]
+        for layer in self.down:
+            x = layer(x, condition) if isinstance(layer, ResidualBlock) else layer(x)
+            skips.append(x)
+        for layer in self.middle:
+            x = layer(x, condition)
+        for layer in self.up:
+            x = layer(torch.cat([x, skips.pop()], dim=1), condition) if isinstance(layer, ResidualBlock) else layer(x)
+        return self.out(F.silu(self.norm(x)))
+
+
+# ------------------------------------------------------------------------------------------------------------ features
+class ModulatedBlock(nn.Module):
+    """x + gate * MLP(scale * LayerNorm(x) + shift), where the condition gives scale, shift and gate (Peebles & Xie 2023)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulation = nn.Linear(width, 3 * width)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        scale, shift, gate = self.modulation(condition).chunk(3, dim=1)
+        return x + gate * self.mlp(self.norm(x) * (1 + scale) + shift)
+
+
+class ResidualMLP(nn.Module):
+    """Denoiser for feature vectors: a stack of residual blocks, each modulated by step and label.
+
+    Args: dim: length D of a feature. classes: number of classes C. width: hidden width. blocks: number of residual blocks.
+    """
+
+    def __init__(self, dim: int, classes: int, width: int = 256, blocks: int = 4) -> None:
+        super().__init__()
+        self.config = dict(dim=dim, classes=classes, width=width, blocks=blocks)
+        self.no_label = classes
+        self.condition = Condition(width, width, classes)
+        self.stem = nn.Linear(dim, width)
+        self.blocks = nn.ModuleList(ModulatedBlock(width) for _ in range(blocks))
+        self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, dim)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """Output [B, D] for x_t [B, D], steps t [B] and labels y [B] (C = no label)."""
+        condition = F.silu(self.condition(t, y))
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x, condition)
+        return self.out(self.norm(x))

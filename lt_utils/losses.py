@@ -1,0 +1,45 @@
+"""Losses for long-tailed recognition, and the label-shift correction at test time."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def log_prior(counts: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """log(n_c / N) of each class, float32 [C]: the logarithm of the class prior of the training set. All counts must be > 0."""
+    counts = torch.as_tensor(list(counts), dtype=torch.float32, device=device)
+    return torch.log(counts / counts.sum())
+
+
+def label_shift(logits: Tensor, counts: Sequence[int], tau: float = 1.0) -> Tensor:
+    """Post-hoc logit adjustment, logits - tau log(n_c / N), for a test set where all classes are equally likely.
+
+    With tau = 1 its softmax is q(c|x) proportional to p(c|x) (1/C) / (n_c/N): the label-shift compensation of LDMLR, and
+    equation 9 of Menon et al. (2021, arXiv 2007.07314). Logits [..., C] in, adjusted logits [..., C] out.
+    """
+    return logits - tau * log_prior(counts, logits.device)
+
+
+def logit_adjusted_loss(logits: Tensor, labels: Tensor, counts: Sequence[int], tau: float = 1.0) -> Tensor:
+    """Cross-entropy of logits + tau log(n_c / N) (Menon et al. 2021, equation 10), mean over the batch.
+
+    The prior is inside the loss, so the bare logits [B, C] are already balanced: use them at test time as they are.
+    """
+    return F.cross_entropy(logits + tau * log_prior(counts, logits.device), labels)
+
+
+def mixup(images: Tensor, alpha: float = 0.5) -> tuple[Tensor, Tensor, float]:
+    """Mixed images, the partner's index and lambda (Zhang et al. 2018): lambda x + (1 - lambda) x[partner].
+
+    One lambda ~ Beta(alpha, alpha) for the whole batch [B, ...], and one random permutation as partner [B].
+    """
+    weight = float(torch.distributions.Beta(alpha, alpha).sample())
+    partner = torch.randperm(len(images), device=images.device)
+    return torch.lerp(images[partner], images, weight), partner, weight
+
+
+def mixup_loss(logits: Tensor, labels: Tensor, partner: Tensor, weight: float) -> Tensor:
+    """lambda CE(z, y) + (1 - lambda) CE(z, y[partner]): the loss that belongs to `mixup`."""
+    return weight * F.cross_entropy(logits, labels) + (1 - weight) * F.cross_entropy(logits, labels[partner])

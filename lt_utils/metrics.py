@@ -1,0 +1,90 @@
+"""Measures of recognition and of generated samples. Accuracies and calibration errors are in percent."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lt_utils.errors import CourseError
+from lt_utils.longtail import group_indices
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Top-1 accuracy in percent of logits (or probabilities) [N, C] against labels [N]."""
+    return 100 * (logits.argmax(dim=1) == labels).double().mean().item()
+
+
+def class_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Top-1 accuracy in percent of each class, float64 [C]; nan for a class without test image."""
+    classes = logits.shape[1]
+    right = (logits.argmax(dim=1) == labels).double()
+    total = torch.bincount(labels, minlength=classes)
+    return 100 * torch.bincount(labels, weights=right, minlength=classes) / total
+
+
+def group_accuracy(logits: Tensor, labels: Tensor, counts: Sequence[int], many: int = 100, few: int = 20) -> dict[str, float]:
+    """Accuracy in percent over the test images of the many / medium / few classes, grouped by training `counts` [C].
+
+    A group without class is left out.
+    """
+    right = (logits.argmax(dim=1) == labels).double()
+    groups = group_indices(counts, many, few)
+    return {name: 100 * right[torch.isin(labels, torch.tensor(classes, device=labels.device))].mean().item()
+            for name, classes in groups.items()}
+
+
+def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> tuple[Tensor, Tensor, Tensor]:
+    """Share of samples, mean confidence and accuracy (all 0..1, float64 [bins]) in equal bins (low, high] of the confidence."""
+    confidence, prediction = probabilities.double().max(dim=1)
+    place = (confidence * bins).ceil().long().sub_(1).clamp_(0, bins - 1)
+    total = torch.bincount(place, minlength=bins)
+    right = torch.bincount(place, weights=(prediction == labels).double(), minlength=bins)
+    trust = torch.bincount(place, weights=confidence, minlength=bins)
+    safe = total.clamp(min=1)
+    return total / len(labels), trust / safe, right / safe
+
+
+def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Expected calibration error in percent (Guo et al. 2017): sum over bins of share * |accuracy - confidence|."""
+    share, trust, right = reliability(probabilities, labels, bins)
+    return 100 * (share * (right - trust).abs()).sum().item()
+
+
+def scores(logits: Tensor, labels: Tensor, counts: Sequence[int], many: int = 100, few: int = 20) -> dict[str, float]:
+    """One row of the scoreboard: accuracy, many, medium, few, ece, in percent, rounded to 2 decimals."""
+    values = {"accuracy": accuracy(logits, labels), **group_accuracy(logits, labels, counts, many, few),
+              "ece": calibration_error(logits.softmax(dim=1), labels)}
+    return {name: round(value, 2) for name, value in values.items()}
+
+
+def mean_std(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation (n - 1 in the denominator) over seeds; the deviation of a single value is nan."""
+    values = torch.as_tensor(list(values), dtype=torch.float64)
+    return values.mean().item(), values.std().item() if len(values) > 1 else float("nan")
+
+
+def tell(values: Sequence[float], unit: str = "%") -> str:
+    """ "79.1 ± 0.4 % (3 seeds)", or "79.1 % (one run)" for a single value."""
+    mean, std = mean_std(values)
+    return f"{mean:.1f} {unit} (one run)" if len(values) == 1 else f"{mean:.1f} ± {std:.1f} {unit} ({len(values)} seeds)"
+
+
+def frechet_distance(first: Tensor, second: Tensor) -> float:
+    """Fréchet distance of two feature sets [N, D] and [M, D], each seen as a Gaussian, in float64:
+
+        |m1 - m2|^2 + tr(S1) + tr(S2) - 2 tr((S1^1/2 S2 S1^1/2)^1/2)
+
+    It is called FID only with the original Inception features. Raises CourseError when N or M is not larger than D,
+    because a covariance of so few samples is singular.
+    """
+    for name, features in (("first", first), ("second", second)):
+        if len(features) <= features.shape[1]:
+            raise CourseError(f"The Fréchet distance of {features.shape[1]}-dimensional features needs more than {features.shape[1]} "
+                              f"samples; the {name} set has {len(features)}.")
+    first, second = first.double(), second.double()
+    cov1, cov2 = first.T.cov(), second.T.cov()
+    # The symmetric form has real, non-negative eigenvalues, so no complex matrix square root is needed.
+    values, vectors = torch.linalg.eigh(cov1)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ cov2 @ root).clamp(min=0).sqrt().sum()
+    return ((first.mean(0) - second.mean(0)).square().sum() + cov1.trace() + cov2.trace() - 2 * cross).item()

@@ -1,0 +1,230 @@
+"""The training loop of the course: a generator. The notebook decides what to print, plot or stop.
+
+    for step in train(model, loss, n=len(images), steps=600, batch=128, optimizer=optimizer, seed=0):
+        ...
+
+Whatever a step draws at random (batch order, augmentation, noise, dropout) depends on (seed, step) alone, because torch is
+re-seeded before each step. So a resumed run continues exactly as the uninterrupted one would have, without saved generator
+states; on a CPU the result is the same to the last bit.
+"""
+
+import copy
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from lt_utils import checkpoints
+from lt_utils.errors import CourseError, choose
+
+
+def device() -> torch.device:
+    """The accelerator if there is one (CUDA, or Apple's MPS), else the CPU."""
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+
+
+def precision_for(where: torch.device) -> str:
+    """ "bf16" where it is fast (CUDA, CPUs with bfloat16 instructions), else "fp32"."""
+    if where.type == "cuda":
+        return "bf16"
+    capabilities = torch.cpu.get_capabilities() if where.type == "cpu" else {}
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
+
+
+def autocast(where: torch.device, precision: str = "auto") -> torch.autocast:
+    """Mixed precision for a `with` block: "bf16", "fp32" or "auto" (see precision_for). CourseError for another word."""
+    choose("precision", precision, ("auto", "bf16", "fp32"))
+    precision = precision_for(where) if precision == "auto" else precision
+    return torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+# Learning-rate schedules: the factor on the base learning rate before step k (0-based) of n.
+def constant(k: int, n: int) -> float:
+    return 1.0
+
+
+def cosine(k: int, n: int) -> float:
+    """From 1 to 0 along half a cosine."""
+    return 0.5 * (1 + math.cos(math.pi * k / n))
+
+
+def warmup_cosine(k: int, n: int, share: float = 0.1) -> float:
+    """A linear rise over the first `share` of the steps, then half a cosine to 0."""
+    rise = max(1, int(share * n))
+    return (k + 1) / rise if k < rise else cosine(k - rise, n - rise)
+
+
+def multistep(k: int, n: int) -> float:
+    """1, then 0.1 from half of the steps, then 0.01 from three quarters: epochs 100 and 150 of 200, as LDMLR trains."""
+    return 1.0 if k < n / 2 else 0.1 if k < 3 * n / 4 else 0.01
+
+
+class EMA:
+    """Exponential moving average of a model's weights, with a warm-up: decay_k = min(decay, (1 + k) / (10 + k)).
+
+    Without the warm-up a short run would average mostly its random start. `.model` is the averaged copy, in evaluation mode.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
+        self.model, self.decay = copy.deepcopy(model).eval().requires_grad_(False), decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, k: int) -> None:
+        """Move the average towards `model` after step k (0-based). Buffers (batch-norm statistics, counters) are copied."""
+        weight = 1 - min(self.decay, (1 + k) / (10 + k))
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), weight)
+        for ours, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
+            ours.copy_(theirs)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What `train` yields after a step: its number (1-based), their total, learning rate, images and seconds so far."""
+
+    step: int
+    total: int
+    lr: float
+    images: int
+    seconds: float
+    losses: Tensor
+
+    @property
+    def loss(self) -> float:
+        """The loss of this step. Reading it waits for the device, so read it now and then, not at every step."""
+        return float(self.losses[self.step - 1])
+
+
+def _seed(seed: int, k: int) -> int:
+    """A seed of its own for each (seed, k): runs have far fewer than ten million steps."""
+    return seed * 10_000_019 + k
+
+
+def batch_of(k: int, n: int, batch: int, seed: int) -> Tensor:
+    """The indices [<= batch] of step k (0-based): every epoch is a fresh permutation of 0 .. n-1, its last batch may be short."""
+    epoch, place = divmod(k, math.ceil(n / batch))
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(_seed(seed, epoch)))
+    return order[place * batch : (place + 1) * batch]
+
+
+class _FinishStep:
+    """Holds Ctrl-C back until the step that is running is complete, so that what is saved is whole."""
+
+    def __enter__(self) -> Self:
+        self.asked = False
+        # Signals can be handled in the main thread only; elsewhere Ctrl-C is somebody else's business.
+        self.main = threading.current_thread() is threading.main_thread()
+        self.before = signal.signal(signal.SIGINT, self._note) if self.main else None
+        return self
+
+    def _note(self, *_: object) -> None:
+        self.asked = True
+
+    def __exit__(self, *_: object) -> None:
+        if self.main:
+            signal.signal(signal.SIGINT, self.before)
+
+
+def train(model: nn.Module, loss: Callable[[nn.Module, Tensor], Tensor], *, n: int, steps: int, batch: int,
+          optimizer: torch.optim.Optimizer, lr: Callable[[int, int], float] = constant, seed: int = 0, ema: EMA | None = None,
+          precision: str = "auto", clip: float | None = None, checkpoint: str | Path | None = None,
+          save_every: float = 20.0) -> Iterator[Step]:
+    """Train `model` in place and yield a Step after each optimiser step.
+
+    Args:
+        loss: loss(model, index) -> scalar, for the data at `index` [<= batch]; it picks, augments and evaluates.
+        n: number of training samples; every epoch visits each once. steps: optimiser steps in all. batch: samples a step.
+        lr: factor on the optimiser's learning rate, lr(k, steps) for k = 0 .. steps-1.
+        seed: decides every random draw inside the loop, not the model's initial weights.
+        ema: updated after each step. clip: largest norm of the gradient. precision: "auto", "bf16" or "fp32".
+        checkpoint: file to save to every `save_every` seconds, at Ctrl-C and at the end. If it exists, training goes on from
+            it; if it is finished, one Step is yielded and nothing is trained.
+
+    Raises CourseError if the checkpoint is of another architecture, seed, data size or length, and if a loss is not finite.
+    """
+    where = next(model.parameters()).device
+    base = [group["lr"] for group in optimizer.param_groups]
+    facts = dict(model=type(model).__name__, n=n, steps=steps, batch=batch, seed=seed, optimizer=type(optimizer).__name__, ema=bool(ema))
+    losses, start, spent = torch.full((steps,), math.nan, device=where), 0, 0.0
+    if checkpoint is not None and Path(checkpoint).exists():
+        start, spent = _resume(checkpoint, facts, model, optimizer, ema, losses)
+    began = saved = time.monotonic()
+
+    def state(k: int) -> Step:
+        return Step(k, steps, optimizer.param_groups[0]["lr"], k * min(batch, n), spent + time.monotonic() - began, losses)
+
+    def save(k: int) -> None:
+        if checkpoint is not None:
+            _save(checkpoint, {**facts, "step": k, "seconds": state(k).seconds}, model, optimizer, ema, losses)
+
+    if start == steps:
+        yield state(steps)
+    model.train()
+    for k in range(start, steps):
+        with _FinishStep() as ctrl_c:
+            torch.manual_seed(_seed(seed, k))
+            index = batch_of(k, n, batch, seed).to(where)
+            for group, rate in zip(optimizer.param_groups, base, strict=True):
+                group["lr"] = rate * lr(k, steps)
+            with autocast(where, precision):
+                value = loss(model, index)
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            if clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+            if ema is not None:
+                ema.update(model, k)
+            losses[k] = value.detach()
+            last = k + 1 == steps
+            if last or ctrl_c.asked or time.monotonic() - saved > save_every:
+                if not losses[start : k + 1].isfinite().all():
+                    raise CourseError(f"The loss is no longer a finite number near step {k + 1}: lower the learning rate or set clip=1.0.")
+                save(k + 1)
+                saved = time.monotonic()
+        if ctrl_c.asked:
+            raise KeyboardInterrupt(f"stopped after step {k + 1} of {steps}" + ("; run again to go on from here" if checkpoint else ""))
+        try:
+            yield state(k + 1)
+        except GeneratorExit:  # the caller's loop was left: by a break, an error, or Ctrl-C outside of a step
+            save(k + 1)
+            raise
+
+
+def _save(path: str | Path, facts: dict, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA | None, losses: Tensor) -> None:
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()} | {"losses": losses}
+    if ema is not None:
+        tensors |= {f"ema.{name}": tensor for name, tensor in ema.model.state_dict().items()}
+    for number, entries in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in entries.items() if value is not None}
+    checkpoints.save(path, tensors, facts)
+
+
+def _resume(path: str | Path, facts: dict, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA | None,
+            losses: Tensor) -> tuple[int, float]:
+    """Load what `_save` wrote into model, optimizer, ema and losses; return the steps done and the seconds they took."""
+    tensors, stored = checkpoints.load(path)
+    different = [name for name, value in facts.items() if stored.get(name) != value]
+    if different:
+        told = ", ".join(f"{name} {stored.get(name)!r} instead of {facts[name]!r}" for name in different)
+        raise CourseError(f"{path} is of another training ({told}): delete it to train anew, or train with what it was made with.")
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    checkpoints.load_into(model, part("model."), path)
+    if ema is not None:
+        checkpoints.load_into(ema.model, part("ema."), path)
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in part("optimizer.").items():
+        number, entry = name.split(".", 1)
+        state.setdefault(int(number), {})[entry] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    losses.copy_(tensors["losses"])
+    return stored["step"], stored["seconds"]
