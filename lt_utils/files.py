@@ -1,0 +1,74 @@
+"""Files that several processes meet at: written whole or not at all, and locked while they are written."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+from .errors import CourseError
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked there
+    fcntl = None
+
+_locks: dict[Path, object] = {}  # open for the life of the process: the system frees them at its end, however it ends
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON under another name first and rename it, so that a reader sees the whole file or none of it."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise CourseError(
+            f"{path} cannot be written ({error.strerror}); make room or choose another folder."
+        ) from error
+
+
+def read_json(path: Path) -> dict | None:
+    """Content of a JSON file, or None if there is none that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def lock(folder: Path, name: str = ".lock", patience: float = 0.0) -> None:
+    """Hold <folder>/<name> for the life of this process; asking again in the same process is fine.
+
+    Waits up to `patience` seconds for another holder, then raises CourseError with its process id.
+    """
+    path = folder / name
+    if fcntl is None or path in _locks:
+        return
+    handle = open(path, "a+", encoding="utf-8")
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError as error:
+            if time.monotonic() < deadline:
+                time.sleep(0.2)
+                continue
+            handle.seek(0)
+            holder = handle.read().strip() or "unknown"
+            handle.close()
+            raise CourseError(
+                f"Another run (process {holder}) is writing {folder}; wait for it, stop it, or choose another folder."
+            ) from error
+        except OSError:  # a file system without locks: go on without one
+            break
+    handle.truncate(0)
+    handle.write(str(os.getpid()))
+    handle.flush()
+    _locks[path] = handle
+
+
+def unlock(folder: Path, name: str = ".lock") -> None:
+    """Give the lock back before the process ends."""
+    handle = _locks.pop(folder / name, None)
+    if handle is not None:
+        handle.close()

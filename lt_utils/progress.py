@@ -1,0 +1,103 @@
+"""Progress that reads well everywhere: a few printed lines for people, a JSON line every two seconds for the batch."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+
+from . import runs
+
+QUARTERS = (0.25, 0.5, 0.75)
+SHORT = 5.0  # seconds; a shorter training prints its last line only
+EVERY = 2.0  # seconds between two lines of progress.jsonl
+
+
+def duration(seconds: float) -> str:
+    """A duration in words: 8 s, 3 min, 1 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def track(steps: Iterable, label: str, total: int | None = None) -> Iterator:
+    """Yield the items of `steps` unchanged; print at most four lines, and append to the open run's progress.jsonl.
+
+    Items of train() carry .step (1-based, done), .total, .loss and .images (seen so far); any other iterable works too,
+    if it has a length or `total` is given. Nothing is printed to stderr, so a notebook's stored output stays clean.
+    """
+    if total is None and hasattr(steps, "__len__"):
+        total = len(steps)
+    begin = told = time.perf_counter()
+    first = last = None  # (steps done, images) at the first item and now
+    due = list(QUARTERS)
+    losses: list[float] = []
+    sampled = -1.0
+    done = 0
+    for count, item in enumerate(steps, start=1):
+        done = getattr(item, "step", count)
+        total = getattr(item, "total", None) or total
+        now = time.perf_counter()
+        if now - sampled > 0.1:  # reading a loss may wait for the device: ten times a second is enough
+            losses, sampled = losses[-50:] + [_loss(item)], now
+        last = (done, getattr(item, "images", None))
+        seen = now
+        if first is None:
+            first, warm = last, now
+        yield item
+        now = time.perf_counter()
+        left = (now - begin) / count * (total - done) if total else None
+        line = {"label": label, "done": done, "total": total, "loss": _mean(losses), "seconds_left": left}
+        if now - told >= EVERY:
+            _append(line | {"rate": _rate(first, last, seen - warm)[0]})
+            told = now
+        if total and due and done / total >= due[0] and done < total:
+            while due and done / total >= due[0]:
+                due.pop(0)
+            if now - begin + left >= SHORT:
+                _say(label, done, total, losses, _rate(first, last, seen - warm), f"{duration(left)} left")
+                losses = losses[-1:]
+    if last is None:
+        print(f"{label}: already done, nothing left to train.", flush=True)
+        return
+    seconds = time.perf_counter() - begin
+    rate = _rate(first, last, seen - warm)
+    _append({"label": label, "done": done, "total": total, "loss": _mean(losses), "seconds_left": 0.0, "rate": rate[0]})
+    _say(label, done, total, losses, rate, f"{seconds:.1f} s" if seconds < 10 else duration(seconds))
+
+
+def _loss(item: object) -> float | None:
+    loss = getattr(item, "loss", None)
+    return None if loss is None else float(loss)
+
+
+def _mean(losses: list[float | None]) -> float | None:
+    known = [loss for loss in losses if loss is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _rate(first: tuple, last: tuple, seconds: float) -> tuple[float | None, str]:
+    """(number per second, its unit): images if the items count them, else steps; the first (warm-up) is left out."""
+    column = 0 if last[1] is None else 1
+    made = last[column] - first[column]
+    return (made / seconds if made and seconds > 0 else None), ("steps", "images")[column]
+
+
+def _say(label: str, done: int, total: int | None, losses: list, rate: tuple[float | None, str], end: str) -> None:
+    parts = [f"{label}: step {done:,}" + (f"/{total:,}" if total else "")]
+    if (loss := _mean(losses)) is not None:
+        parts.append(f"loss {loss:.3g}")
+    if rate[0] is not None:
+        parts.append(f"{rate[0]:,.0f} {rate[1]}/s" if rate[0] >= 10 else f"{rate[0]:.2g} {rate[1]}/s")
+    print(" · ".join([*parts, end]), flush=True)
+
+
+def _append(line: dict) -> None:
+    """One JSON line for the batch; a full disk must not end a training that would otherwise go on."""
+    run = runs.current()
+    if run is None:
+        return
+    try:
+        with open(run.path / "progress.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": round(time.time(), 2), **line}) + "\n")
+    except OSError:
+        pass

@@ -1,0 +1,51 @@
+"""Where a result comes from: versions, commit, device and threads."""
+
+import platform
+import re
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from . import __version__
+from .parameters import REPOSITORY
+
+
+def surroundings() -> dict[str, object]:
+    """What a result depends on beside its parameters: versions, commit, device and threads."""
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "torchvision", "numpy"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    versions["lt_utils"] = __version__
+    torch = sys.modules.get("torch")  # not imported here: who has not used it need not wait for it
+    cuda = torch is not None and torch.cuda.is_available()
+    return {
+        "versions": versions,
+        **_commit(),
+        "device": torch.cuda.get_device_name() if cuda else f"CPU ({_processor()})",
+        "threads": torch.get_num_threads() if torch else None,
+    }
+
+
+def _commit() -> dict[str, object]:
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if commit is None else bool(changed)}
+
+
+def _processor() -> str:
+    try:
+        named = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+        return named[1] if named else platform.machine()
+    except OSError:
+        return platform.processor() or platform.machine()
