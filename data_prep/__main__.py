@@ -1,0 +1,51 @@
+"""The command `python -m data_prep`: makes a data set that the course can load."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from data_prep.prepare import TEST_FRACTION, Request, prepare
+from lt_utils.datasets import FETCHABLE
+from lt_utils.errors import CourseError
+
+
+def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line; argparse itself ends with status 2 where an option is unknown or has the wrong type."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep",
+        description="Make a data set that the course can load: fetch or read, verify, convert.",
+        epilog=f"Without --from these can be fetched: {', '.join(FETCHABLE)}.",
+    )
+    add = parser.add_argument
+    add("name", help="name of the data set; with --from any name you like")
+    add("--from", dest="source", type=Path, metavar="PATH", help="folder of images, .npz, or the original files")
+    add("--to", type=Path, metavar="FOLDER", help="where to put it (default: $LT_DATA, else the repository's data/)")
+    add("--size", type=int, metavar="N", help="make images N x N (folders of images only)")
+    add("--test-fraction", type=float, metavar="F", help=f"test share if none is given (default {TEST_FRACTION})")
+    add("--seed", type=int, default=0, help="which images become the test set (default 0)")
+    add("--skip-bad", action="store_true", help="go on without files that are not readable images")
+    add("--again", action="store_true", help="make it anew although it is there")
+    options = parser.parse_args(arguments)
+    if options.size is not None and options.size < 1:
+        parser.error(f"--size must be at least 1, not {options.size}")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status: 0; 2 for a user's mistake, told in one sentence; 130 for Ctrl-C."""
+    options = read_arguments(arguments)
+    source = None if options.source is None else str(options.source.resolve())
+    request = Request(source, options.size, options.test_fraction, options.seed, options.skip_bad)
+    try:
+        prepare(options.name, request, options.to, options.again)
+    except (CourseError, OSError) as error:  # OSError: a source that may not be read, and the like
+        print(f"data_prep: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("data_prep: interrupted; no data set was written.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""Arrays from elsewhere: an .npz in one of the usual shapes, and a test set cut from a training set."""
+
+from pathlib import Path
+
+import numpy as np
+
+from lt_utils import datafiles, longtail
+from lt_utils.errors import CourseError
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Read an .npz with x_train, y_train and, if there are any, x_test, y_test, classes.
+
+    Images may be [N, H, W, C], [N, C, H, W] or grey [N, H, W]; labels [N] or [N, 1]; without `classes` the classes are
+    named by their numbers. Pickled objects are never loaded.
+
+    Raises:
+        CourseError: the file is damaged, an array is missing, or images have another shape or type.
+    """
+    found = datafiles.read_npz(path)
+    missing = [key for key in ("x_train", "y_train") if key not in found]
+    if missing or ("x_test" in found) != ("y_test" in found):
+        raise CourseError(
+            f"{path} holds {', '.join(found) or 'nothing'}; it needs x_train and y_train, "
+            "and either both or none of x_test and y_test."
+        )
+    arrays = {}
+    for split in ("train", "test"):
+        if f"x_{split}" in found:
+            arrays[f"x_{split}"] = _channels_last(found[f"x_{split}"], f"{path}: x_{split}")
+            arrays[f"y_{split}"] = _labels(found[f"y_{split}"], len(arrays[f"x_{split}"]), f"{path}: y_{split}")
+    classes = found.get("classes", np.arange(max(arrays["y_train"].max(initial=-1) + 1, 0)))
+    return {**arrays, "classes": np.atleast_1d(classes).astype(str)}
+
+
+def split(arrays: dict[str, np.ndarray], fraction: float, seed: int) -> dict[str, np.ndarray]:
+    """Return `arrays` with a test set: `fraction` of the images of each class, at least one, drawn with `seed`."""
+    x, y, classes = arrays["x_train"], arrays["y_train"], arrays["classes"]
+    if len(y) and not 0 <= y.min() <= y.max() < len(classes):
+        raise CourseError(f"y_train has labels {y.min()} .. {y.max()}, but there are {len(classes)} classes.")
+    stays, moved = (part.numpy() for part in longtail.hold_out(y, classes.tolist(), fraction=fraction, seed=seed))
+    return {"x_train": x[stays], "y_train": y[stays], "x_test": x[moved], "y_test": y[moved], "classes": classes}
+
+
+def _channels_last(x: np.ndarray, where: str) -> np.ndarray:
+    if x.dtype != np.uint8:
+        raise CourseError(f"{where} holds {x.dtype}: images must be uint8 in 0 .. 255 (scale and round them).")
+    if x.ndim == 3:
+        x = x[..., None]
+    elif x.ndim == 4 and x.shape[3] not in (1, 3) and x.shape[1] in (1, 3):
+        x = x.transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(x)
+
+
+def _labels(y: np.ndarray, images: int, where: str) -> np.ndarray:
+    if y.dtype.kind not in "iu" or y.shape not in ((images,), (images, 1)):
+        raise CourseError(f"{where} is {y.dtype} {list(y.shape)}: it must hold {images:,} integers, one an image.")
+    return y.reshape(-1).astype(np.int64)

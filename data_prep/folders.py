@@ -1,0 +1,144 @@
+"""Folder trees of images: one folder for each class.
+
+Two layouts are read:
+
+    PATH/train/<class>/*  and  PATH/test/<class>/*      the test set is given
+    PATH/<class>/*                                      a share of each class becomes the test set (see `arrays.split`)
+"""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from lt_utils.errors import CourseError
+
+BLOCK = 2048  # images handed to the threads at a time: bounds what is still to be finished after Ctrl-C
+SECONDS_BETWEEN_LINES = 3
+
+
+def read(path: Path, size: int | None = None, skip_bad: bool = False) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Read a folder tree of images, several threads at once (Pillow decodes outside Python's lock).
+
+    Args:
+        path: the folder, in one of the two layouts above.
+        size: make every image size x size: its middle square is cut out and resized. Without it, all images must be
+            square and of one size already, and are taken as they are.
+        skip_bad: leave out files that are not readable 8-bit images, instead of refusing.
+
+    Returns:
+        The arrays x_train, y_train, classes and, in the first layout, x_test, y_test; and the files left out.
+        Images are grey (C = 1) if all files are, else RGB.
+
+    Raises:
+        CourseError: no class folders, an empty class, classes that differ between train and test, files that are not
+            readable images, or sizes that differ.
+    """
+    given = [split for split in ("train", "test") if (path / split).is_dir()]
+    if len(given) == 1:
+        raise CourseError(f"{path} has a folder {given[0]} but not both train and test: add the other, or use neither.")
+    folders = {split: path / split for split in given} or {"train": path}
+    classes = {split: _class_names(folder) for split, folder in folders.items()}
+    if given and classes["train"] != classes["test"]:
+        only = {s: [c for c in classes[s] if c not in classes[o]] for s, o in (("train", "test"), ("test", "train"))}
+        told = "; ".join(f"only in {split}: {_first(names)}" for split, names in only.items() if names)
+        raise CourseError(f"The class folders of {path}/train and {path}/test differ ({told}): give both the same.")
+
+    names = classes["train"]
+    files = [(split, c, file) for split in folders for c, n in enumerate(names) for file in _files(folders[split] / n)]
+    images, bad = _decode_all([file for _, _, file in files], size, keep_going=skip_bad)
+    good = [(split, c, image) for (split, c, _), image in zip(files, images, strict=True) if image is not None]
+    channels = max((image.shape[2] for _, _, image in good), default=1)
+    arrays = {"classes": np.array(names)}
+    for split, folder in folders.items():
+        labels = np.array([c for s, c, _ in good if s == split], dtype=np.int64)
+        gone = np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0)
+        if len(gone):
+            raise CourseError(f"{folder / names[gone[0]]} has no readable image left: mend it or remove the class.")
+        arrays[f"x_{split}"] = np.stack([_with_channels(image, channels) for s, _, image in good if s == split])
+        arrays[f"y_{split}"] = labels
+    return arrays, bad
+
+
+def _class_names(folder: Path) -> list[str]:
+    """Return the names of the class folders in order: by number if all are numbers, else as text."""
+    names = sorted(sub.name for sub in folder.iterdir() if sub.is_dir() and not sub.name.startswith("."))
+    if not names:
+        raise CourseError(f"{folder} has no class folders: it must hold one folder of images for each class.")
+    for name in names:
+        if not _files(folder / name):
+            raise CourseError(f"The class folder {folder / name} is empty: put images there or remove it.")
+    return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.rglob("*") if not f.name.startswith(".") and f.is_file())
+
+
+def _decode_all(files: Sequence[Path], size: int | None, keep_going: bool) -> tuple[list[np.ndarray | None], list[str]]:
+    """Decode all files; returns for each its image or None, and what was wrong with those that are None."""
+    images: list[np.ndarray | None] = []
+    bad: list[str] = []
+    first: tuple[Path, np.ndarray] | None = None
+    start = told = time.monotonic()
+    with ThreadPoolExecutor() as threads:
+        for block in range(0, len(files), BLOCK):
+            some = files[block : block + BLOCK]
+            for file, image in zip(some, threads.map(lambda f: decode(f, size), some), strict=True):
+                if isinstance(image, str):
+                    bad.append(f"{file} ({image})")
+                    images.append(None)
+                    continue
+                first = first or (file, image)
+                _check_size(first, (file, image))
+                images.append(image)
+                now = time.monotonic()
+                if now - told > SECONDS_BETWEEN_LINES:
+                    done, told = len(images), now
+                    rate = done / (now - start)
+                    left = (len(files) - done) / rate
+                    print(f"  {done:,} of {len(files):,} images · {rate:,.0f}/s · {left:,.0f} s left", flush=True)
+    if bad and not keep_going:
+        raise CourseError(
+            f"{len(bad)} of {len(files):,} files are not readable 8-bit images: {_first(bad)}. Mend or remove them, "
+            "or add --skip-bad to go on without them."
+        )
+    return images, bad
+
+
+def _check_size(first: tuple[Path, np.ndarray], other: tuple[Path, np.ndarray]) -> None:
+    (height, width), (h, w) = first[1].shape[:2], other[1].shape[:2]
+    if (h, w) != (height, width):
+        raise CourseError(
+            f"Images differ in size ({first[0]} is {width} x {height}, {other[0]} is {w} x {h}): add --size N "
+            "to make all of them N x N."
+        )
+    if height != width:
+        raise CourseError(f"{first[0]} is {width} x {height}, not square: add --size N to make all images N x N.")
+
+
+def decode(file: Path, size: int | None) -> np.ndarray | str:
+    """Return the image in `file`, upright and opaque, as uint8 [H, W, 1 or 3]; or why it cannot be read."""
+    try:
+        with Image.open(file) as image:
+            if image.mode.startswith(("I", "F")):
+                return f"{image.mode} pixels, not 8 bits a channel"
+            image = ImageOps.exif_transpose(image)  # photographs are often stored lying on their side
+            image = image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB")
+            if size:
+                image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+            pixels = np.array(image)
+    except Exception as error:  # Pillow's many formats raise many kinds; whatever it is, the file is of no use here
+        return "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or repr(error)
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    return np.broadcast_to(image, (*image.shape[:2], channels))  # a grey image among RGB ones is repeated three times
+
+
+def _first(things: Sequence[str], n: int = 3) -> str:
+    return ", ".join(things[:n]) + (" …" if len(things) > n else "")

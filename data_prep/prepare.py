@@ -1,0 +1,134 @@
+"""One data set from its source to <folder>/<name>.npz: find out what the source is, read, check, write."""
+
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_prep import arrays, folders, originals
+from lt_utils import datafiles
+from lt_utils.datasets import BUNDLED, data_folder
+from lt_utils.errors import CourseError
+
+TEST_FRACTION = 0.2  # of each class, where a source brings no test set
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for. It stands in the record, so that a later run can tell whether it asks for the same."""
+
+    source: str | None = None  # a path, or None: fetch the original files
+    size: int | None = None
+    test_fraction: float | None = None
+    seed: int = 0
+    skip_bad: bool = False
+
+
+def prepare(name: str, request: Request, to: Path | None = None, again: bool = False) -> Path:
+    """Make <to>/<name>.npz and its record, or find that both are there and whole; returns the path of the .npz.
+
+    What happens is printed. Nothing appears under the final name before it is complete (`datafiles.write`).
+
+    Raises:
+        CourseError: whatever a user can mend, in one sentence.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        raise CourseError(f"{name!r} cannot be a data set's name: use letters, digits, '-', '_' and '.'.")
+    if name == BUNDLED:
+        raise CourseError(f"{BUNDLED} is inside the package already: load it, or choose another name for your own set.")
+    folder = data_folder(to)
+    path = folder / f"{name}.npz"
+    if path.exists() and not again:
+        _verify(path, request)
+        return path
+    if request.source is None and name not in originals.ORIGINALS:
+        known = ", ".join(originals.ORIGINALS)
+        raise CourseError(f"{name!r} is none of the sets that can be fetched ({known}): add --from PATH for your own.")
+
+    downloads = folder / ".downloads" / name
+    found, facts = _read(name, request, downloads)
+    print(f"{name}: checking and writing {len(found['x_train']) + len(found['x_test']):,} images", flush=True)
+    record = datafiles.write(path, found, {**facts, "request": asdict(request)})
+    shutil.rmtree(downloads, ignore_errors=True)
+    _tell(path, record)
+    return path
+
+
+def _verify(path: Path, request: Request) -> None:
+    record = datafiles.check_file(path, thorough=True)
+    if record is None:
+        raise CourseError(f"{path} is there, without a record of where it came from: --again replaces it.")
+    if request.source is not None and record.get("request") != asdict(request):
+        raise CourseError(
+            f"{path} is there, made from another source or with other options (see {path.stem}.json): "
+            "choose another name, or add --again to replace it."
+        )
+    print(f"{path} is already there, verified (SHA-256 {record['sha256'][:12]}…, made {record['date']}).")
+
+
+def _read(name: str, request: Request, downloads: Path) -> tuple[dict[str, np.ndarray], dict[str, object]]:
+    """Return the arrays, test set included, and what the record says about where they come from."""
+    path = None if request.source is None else Path(request.source)
+    if path is not None and not path.exists():
+        raise CourseError(f"{path} does not exist: --from needs a folder or a file.")
+    if path is not None and not originals.holds(name, path):
+        return _read_own(name, request, path)
+
+    if request.size or request.skip_bad or request.test_fraction is not None:
+        raise CourseError(f"--size, --skip-bad and --test-fraction do not apply to the original files of {name}.")
+    if path is None:
+        originals.fetch(name, downloads)
+    print(f"{name}: reading {path or downloads}", flush=True)
+    original = originals.ORIGINALS[name]
+    return originals.read(name, path or downloads), {"source": original.source, "licence": original.licence}
+
+
+def _read_own(name: str, request: Request, path: Path) -> tuple[dict[str, np.ndarray], dict[str, object]]:
+    """The same for a folder of images or an .npz, whatever they show."""
+    fraction = TEST_FRACTION if request.test_fraction is None else request.test_fraction
+    if not 0 < fraction < 1:
+        raise CourseError(f"--test-fraction is a share between 0 and 1, not {fraction:g}.")
+    facts: dict[str, object] = {"source": "own data", "licence": "that of your own data"}
+    if name in originals.ORIGINALS:
+        original = originals.ORIGINALS[name]
+        facts = {"source": f"{original.source}; as given, not compared with the original files"}
+        facts["licence"] = original.licence
+    print(f"{name}: reading {path}", flush=True)
+
+    if path.is_dir():
+        found, bad = folders.read(path, request.size, request.skip_bad)
+        if bad:
+            facts["left_out"] = bad
+            print(f"{name}: {len(bad)} unreadable files are left out (named in the record), the first: {bad[0]}")
+    elif path.suffix != ".npz":
+        raise CourseError(
+            f"{path} is no source for {name}: give a folder with one folder of images for each class, an .npz, "
+            f"or the original files of {', '.join(originals.ORIGINALS)} under their own names."
+        )
+    elif request.size or request.skip_bad:
+        raise CourseError(f"--size and --skip-bad are for folders of images, which {path} is not.")
+    else:
+        found = arrays.read(path)
+
+    if "x_test" not in found:
+        facts["test_set"] = f"{fraction:.0%} of each class, drawn with seed {request.seed}"
+        print(f"{name}: no test set is given: {facts['test_set']}, becomes it")
+        found = arrays.split(found, fraction, request.seed)
+    elif request.test_fraction is not None:
+        raise CourseError(f"{path} has its own test set: leave out --test-fraction.")
+    return found, facts
+
+
+def _tell(path: Path, record: dict) -> None:
+    train, test, (height, width, channels) = record["train_counts"], record["test_counts"], record["image"]
+    each = f"{min(train):,}" if min(train) == max(train) else f"{min(train):,} to {max(train):,}"
+    print(
+        f"{record['name']}: {sum(train):,} training and {sum(test):,} test images, {height} x {width} x {channels}, "
+        f"{len(train)} classes with {each} training images each"
+    )
+    print(f"wrote {path} ({record['bytes'] / 1e6:.1f} MB, SHA-256 {record['sha256'][:12]}…) and {path.stem}.json")
+    print(f"licence: {record['licence']}")
+    where = "" if path.parent.resolve() == data_folder().resolve() else f', folder="{path.parent}"'
+    print(f'load it: lt_utils.datasets.load("{record["name"]}"{where})')
