@@ -1,7 +1,7 @@
 """Denoisers: networks (x_t, t, y) -> output of the shape of x_t. A U-Net for images, a residual MLP for features.
 
-Both take the step t [B] in 0 .. T-1 and the label y [B] in 0 .. C; y = C (`denoiser.no_label`) means "no label": nothing is
-added to the time embedding then, so one network serves with and without a label.
+Both take the step t [B] in 0 .. T-1 and the label y [B] in 0 .. C; y = C (`denoiser.no_label`) means "no label": nothing
+is added to the time embedding then, so one network serves with and without a label.
 """
 
 import math
@@ -14,7 +14,7 @@ from lt_utils.errors import CourseError
 
 
 def sinusoid(t: Tensor, dim: int) -> Tensor:
-    """Sinusoidal embedding [B, dim] of steps t [B]: sine and cosine, interleaved, at frequencies from 1 down to 1/10000."""
+    """Sinusoidal embedding [B, dim] of steps t [B]: sine and cosine, interleaved, frequencies from 1 to 1/10000."""
     frequency = torch.exp(-math.log(10_000) * torch.arange(0, dim, 2, device=t.device) / dim)
     angle = t[:, None].float() * frequency
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
@@ -39,8 +39,14 @@ class Condition(nn.Module):
 
 
 # -------------------------------------------------------------------------------------------------------------- images
-def group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(32, channels), channels)
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation in float32, 32 groups or fewer: exact, and on CPUs far faster than in bfloat16."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(math.gcd(32, channels), channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float()).to(x.dtype)
 
 
 class SelfAttention(nn.Module):
@@ -48,7 +54,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm = GroupNorm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
 
@@ -59,13 +65,13 @@ class SelfAttention(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """norm - SiLU - conv, plus the condition, norm - SiLU - dropout - conv, plus a shortcut; attention after it on request."""
+    """norm, SiLU, conv, plus the condition; norm, SiLU, dropout, conv, plus a shortcut; attention after it if asked."""
 
     def __init__(self, inputs: int, outputs: int, condition: int, attention: bool, dropout: float) -> None:
         super().__init__()
-        self.norm1, self.conv1 = group_norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm1, self.conv1 = GroupNorm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
         self.condition = nn.Linear(condition, outputs)
-        self.norm2, self.conv2 = group_norm(outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.norm2, self.conv2 = GroupNorm(outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
         self.dropout = nn.Dropout(dropout)
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         self.attention = SelfAttention(outputs) if attention else nn.Identity()
@@ -90,11 +96,26 @@ class UNet(nn.Module):
     width 128, mults (1, 2, 2, 2), attention (1,), blocks 2 is the CIFAR network of DDPM: 35.8 million parameters.
     """
 
-    def __init__(self, channels: int, classes: int, width: int = 32, mults: tuple[int, ...] = (1, 2, 2),
-                 attention: tuple[int, ...] = (1,), blocks: int = 2, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        width: int = 32,
+        mults: tuple[int, ...] = (1, 2, 2),
+        attention: tuple[int, ...] = (1,),
+        blocks: int = 2,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.config = dict(channels=channels, classes=classes, width=width, mults=list(mults), attention=list(attention),
-                           blocks=blocks, dropout=dropout)
+        self.config = dict(
+            channels=channels,
+            classes=classes,
+            width=width,
+            mults=list(mults),
+            attention=list(attention),
+            blocks=blocks,
+            dropout=dropout,
+        )
         self.no_label, self.levels = classes, len(mults)
         condition = 4 * width
         self.condition = Condition(width, condition, classes)
@@ -113,22 +134,26 @@ class UNet(nn.Module):
             if level < self.levels - 1:
                 self.down.append(nn.Conv2d(now, now, 3, stride=2, padding=1))
                 skips.append(now)
-        self.middle = nn.ModuleList([ResidualBlock(now, now, condition, True, dropout), ResidualBlock(now, now, condition, False, dropout)])
+        self.middle = nn.ModuleList(
+            [ResidualBlock(now, now, condition, True, dropout), ResidualBlock(now, now, condition, False, dropout)]
+        )
         for level, mult in reversed(list(enumerate(mults))):
             for _ in range(blocks + 1):
                 self.up.append(block(now + skips.pop(), mult * width, level))
                 now = mult * width
             if level:
                 self.up.append(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(now, now, 3, padding=1)))
-        self.norm, self.out = group_norm(now), nn.Conv2d(now, channels, 3, padding=1)
+        self.norm, self.out = GroupNorm(now), nn.Conv2d(now, channels, 3, padding=1)
         nn.init.normal_(self.out.weight, std=1e-5)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """Output [B, channels, H, W] for x_t [B, channels, H, W], steps t [B] and labels y [B] (C = no label)."""
         if x.shape[-1] % 2 ** (self.levels - 1) or x.shape[-2] % 2 ** (self.levels - 1):
-            raise CourseError(f"A U-Net with {self.levels} levels halves the image {self.levels - 1} times: "
-                              f"{x.shape[-2]} x {x.shape[-1]} pixels cannot be halved so often; use fewer entries in mults.")
+            raise CourseError(
+                f"A U-Net with {self.levels} levels halves the image {self.levels - 1} times: "
+                f"{x.shape[-2]} x {x.shape[-1]} pixels cannot be halved so often; use fewer entries in mults."
+            )
         condition = self.condition(t, y)
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
         skips = [x]
@@ -139,12 +164,15 @@ class UNet(nn.Module):
             x = layer(x, condition)
         for layer in self.up:
             x = layer(torch.cat([x, skips.pop()], dim=1), condition) if isinstance(layer, ResidualBlock) else layer(x)
-        return self.out(F.silu(self.norm(x)))
+        # The last layer in float32: it is small, and few output channels make bfloat16 convolutions slow on CPUs.
+        with torch.autocast(x.device.type, enabled=False):
+            return self.out(F.silu(self.norm(x.float())))
 
 
 # ------------------------------------------------------------------------------------------------------------ features
 class ModulatedBlock(nn.Module):
-    """x + gate * MLP(scale * LayerNorm(x) + shift), where the condition gives scale, shift and gate (Peebles & Xie 2023)."""
+    """x + gate * MLP(LayerNorm(x) * (1 + scale) + shift); scale, shift and gate come from the condition (Peebles & Xie
+    2023)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -162,7 +190,7 @@ class ModulatedBlock(nn.Module):
 class ResidualMLP(nn.Module):
     """Denoiser for feature vectors: a stack of residual blocks, each modulated by step and label.
 
-    Args: dim: length D of a feature. classes: number of classes C. width: hidden width. blocks: number of residual blocks.
+    Args: dim: length D of a feature. classes: number of classes C. width: hidden width. blocks: residual blocks.
     """
 
     def __init__(self, dim: int, classes: int, width: int = 256, blocks: int = 4) -> None:

@@ -30,8 +30,16 @@ class Schedule:
 
     def __init__(self, alpha_bar: Tensor) -> None:
         alpha_bar = torch.as_tensor(alpha_bar, dtype=torch.float64)
-        if not (alpha_bar.ndim == 1 and len(alpha_bar) > 1 and (alpha_bar.diff() < 0).all() and 0 < alpha_bar[-1] and alpha_bar[0] < 1):
-            raise CourseError("A noise schedule is a list of at least two alpha_bar values that fall strictly and stay between 0 and 1.")
+        if not (
+            alpha_bar.ndim == 1
+            and len(alpha_bar) > 1
+            and (alpha_bar.diff() < 0).all()
+            and 0 < alpha_bar[-1]
+            and alpha_bar[0] < 1
+        ):
+            raise CourseError(
+                "A noise schedule is a list of at least two alpha_bar values that fall strictly and stay between 0 and 1."
+            )
         self.alpha_bar = alpha_bar
         previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
         self.beta = 1 - alpha_bar / previous
@@ -87,13 +95,19 @@ def estimates(objective: str, output: Tensor, x_t: Tensor, a: Tensor, s: Tensor)
 
 
 def drop_labels(labels: Tensor, probability: float, no_label: int) -> Tensor:
-    """Labels [B], each replaced by `no_label` with the given probability, so that one network learns both p(x|y) and p(x)."""
+    """Labels [B], each replaced by `no_label` with `probability`: so one network learns both p(x|y) and p(x)."""
     dropped = torch.rand(labels.shape, device=labels.device) < probability
     return torch.where(dropped, no_label, labels)
 
 
-def diffusion_loss(denoiser: nn.Module, schedule: Schedule, x0: Tensor, labels: Tensor, objective: str = "v",
-                   label_dropout: float = 0.1) -> Tensor:
+def diffusion_loss(
+    denoiser: nn.Module,
+    schedule: Schedule,
+    x0: Tensor,
+    labels: Tensor,
+    objective: str = "v",
+    label_dropout: float = 0.1,
+) -> Tensor:
     """Mean squared error of the denoiser on x0 [B, ...] with labels [B] at random steps (equation 14 of DDPM for "eps").
 
     A label is dropped per sample with probability `label_dropout`, which makes classifier-free guidance possible.
@@ -106,11 +120,17 @@ def diffusion_loss(denoiser: nn.Module, schedule: Schedule, x0: Tensor, labels: 
 
 
 # ------------------------------------------------------------------------------------------------------------ guidance
-def guided(denoiser: nn.Module, schedule: Schedule, labels: Tensor, objective: str = "v", omega: float = 0.0,
-           clip: float | None = None) -> Prediction:
+def guided(
+    denoiser: nn.Module,
+    schedule: Schedule,
+    labels: Tensor,
+    objective: str = "v",
+    omega: float = 0.0,
+    clip: float | None = None,
+) -> Prediction:
     """A prediction for `labels` [B] with classifier-free guidance (Ho & Salimans 2022): o_y + omega (o_y - o_none).
 
-    omega = 0 is no guidance, omega > 0 stresses the label; a "guidance scale" as in diffusers is 1 + omega. Because x_0 and
+    omega = 0 is no guidance, omega > 0 stresses the label; a "guidance scale" as in diffusers is 1 + omega. As x_0 and
     eps are linear in the output, guiding any of the three objectives is the same. Both branches run as one batch.
     clip: bound |x_0| by this value (1 for images in -1..1); eps is recomputed so that the two stay consistent.
     """
@@ -135,15 +155,24 @@ def guided(denoiser: nn.Module, schedule: Schedule, labels: Tensor, objective: s
 
 # ------------------------------------------------------------------------------------------------------------ samplers
 def ddim_steps(total: int, steps: int) -> list[int]:
-    """`steps` values of t, falling from total - 1 in equal strides ("trailing" spacing, Lin et al. 2024). CourseError if impossible."""
+    """`steps` values of t, falling from total - 1 in equal strides ("trailing" spacing, Lin et al. 2024).
+
+    Raises CourseError unless 1 <= steps <= total.
+    """
     if not 1 <= steps <= total:
         raise CourseError(f"A schedule of {total} steps can be sampled in 1 to {total} steps, not {steps}.")
     return [round(total - i * total / steps) - 1 for i in range(steps)]
 
 
 @torch.no_grad()
-def ddim(predict: Prediction, schedule: Schedule, x: Tensor, steps: int = 50, eta: float = 0.0,
-         generator: torch.Generator | None = None) -> Tensor:
+def ddim(
+    predict: Prediction,
+    schedule: Schedule,
+    x: Tensor,
+    steps: int = 50,
+    eta: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """DDIM (Song et al. 2021, equation 12) from noise x [B, ...] to data [B, ...] in `steps` steps.
 
     eta = 0: deterministic. eta = 1 with all T steps: ancestral sampling with the posterior variance.
@@ -162,8 +191,13 @@ def ddim(predict: Prediction, schedule: Schedule, x: Tensor, steps: int = 50, et
 
 
 @torch.no_grad()
-def ancestral(predict: Prediction, schedule: Schedule, x: Tensor, variance: str = "posterior",
-              generator: torch.Generator | None = None) -> Tensor:
+def ancestral(
+    predict: Prediction,
+    schedule: Schedule,
+    x: Tensor,
+    variance: str = "posterior",
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """DDPM sampling through all T steps (Ho et al. 2020, algorithm 2) from noise x [B, ...] to data [B, ...].
 
     variance: "posterior" (that of q(x_{t-1} | x_t, x_0)) or "beta" (the larger choice, beta_t). No noise is added at t = 0.
@@ -183,9 +217,20 @@ def ancestral(predict: Prediction, schedule: Schedule, x: Tensor, variance: str 
 
 
 @torch.no_grad()
-def sample(denoiser: nn.Module, schedule: Schedule, labels: Tensor, shape: tuple[int, ...], *, objective: str = "v",
-           steps: int = 50, eta: float = 0.0, omega: float = 0.0, clip: float | None = None, seed: int = 0,
-           batch: int = 256) -> Tensor:
+def sample(
+    denoiser: nn.Module,
+    schedule: Schedule,
+    labels: Tensor,
+    shape: tuple[int, ...],
+    *,
+    objective: str = "v",
+    steps: int = 50,
+    eta: float = 0.0,
+    omega: float = 0.0,
+    clip: float | None = None,
+    seed: int = 0,
+    batch: int = 256,
+) -> Tensor:
     """DDIM samples [N, *shape], float32, one for each of `labels` [N], in evaluation mode, in batches of `batch`.
 
     The start noise comes from a CPU generator with `seed`, so the same seed starts from the same noise on every device.

@@ -10,14 +10,16 @@ from torch import Tensor, nn
 from lt_utils.errors import CourseError
 from lt_utils.heads import build_head
 
-# The statistics that the LDMLR encoders were trained with, in R, G, B order, for CIFAR-10 and CIFAR-100 alike.
+# What the LDMLR encoders were trained with, in R, G, B order, for CIFAR-10 and CIFAR-100 alike.
 CIFAR_MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
 CIFAR_STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions and a shortcut. Where shape changes the shortcut is option A of He et al. (2016, section 4.2):
-    take every second pixel, pad the new channels with zeros, half before and half after. It has no parameters."""
+    """Two 3x3 convolutions and a shortcut, which has no parameters: option A of He et al. (2016, section 4.2).
+
+    Where the shape changes it takes every second pixel and pads the new channels with zeros, half before, half after.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -51,15 +53,27 @@ class ResNet(nn.Module):
     Raises CourseError for a depth that is not 6n + 2 or an unknown head.
     """
 
-    def __init__(self, classes: int, channels: int = 3, depth: int = 32, width: int = 16, head: str = "linear",
-                 mean: tuple[float, ...] = CIFAR_MEAN, std: tuple[float, ...] = CIFAR_STD) -> None:
+    def __init__(
+        self,
+        classes: int,
+        channels: int = 3,
+        depth: int = 32,
+        width: int = 16,
+        head: str = "linear",
+        mean: tuple[float, ...] = CIFAR_MEAN,
+        std: tuple[float, ...] = CIFAR_STD,
+    ) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise CourseError(f"A CIFAR ResNet has depth 6n + 2 (8, 14, 20, ..., 32), not {depth}.")
         if not len(mean) == len(std) == channels:
-            raise CourseError(f"mean and std need one number per channel: got {len(mean)} and {len(std)} for {channels} channels.")
+            raise CourseError(
+                f"mean and std need one number per channel: got {len(mean)} and {len(std)} for {channels} channels."
+            )
         blocks = (depth - 2) // 6
-        self.config = dict(classes=classes, channels=channels, depth=depth, width=width, head=head, mean=list(mean), std=list(std))
+        self.config = dict(
+            classes=classes, channels=channels, depth=depth, width=width, head=head, mean=list(mean), std=list(std)
+        )
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
@@ -90,7 +104,7 @@ class ResNet(nn.Module):
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel, in 0..1, of uint8 images [N, channels, H, W]: what ResNet normalises with."""
+    """Mean and standard deviation per channel, in 0..1, of uint8 images [N, channels, H, W], for ResNet."""
     pixels = images.double().div(255)
     return tuple(pixels.mean(dim=(0, 2, 3)).tolist()), tuple(pixels.std(dim=(0, 2, 3)).tolist())
 
@@ -105,21 +119,28 @@ def load_official_ldmlr(path: str | Path, classes: int) -> ResNet:
     with np.load(path, allow_pickle=False) as arrays:
         state = {name.replace("fc.", "head."): torch.from_numpy(arrays[name]) for name in arrays.files}
     if (found := state.get("head.weight", torch.empty(0)).shape[0]) != classes:
-        raise CourseError(f"{Path(path).name} holds an encoder for {found} classes, not {classes}: load it with classes={found}.")
+        raise CourseError(
+            f"{Path(path).name} holds an encoder for {found} classes, not {classes}: load it with classes={found}."
+        )
     # The published file leaves out the batch counters of BatchNorm, which evaluation does not use.
     missing, unexpected = model.load_state_dict(state, strict=False)
     wrong = [name for name in missing if not name.endswith("num_batches_tracked")] + list(unexpected)
     if wrong:
-        raise CourseError(f"{Path(path).name} is not an LDMLR ResNet-32: entry {wrong[0]!r} does not fit (and {len(wrong) - 1} more).")
+        raise CourseError(
+            f"{Path(path).name} is not an LDMLR ResNet-32: entry {wrong[0]!r} does not fit (and {len(wrong) - 1} more)."
+        )
     return model.eval()
 
 
 @torch.inference_mode()
 def encode(model: ResNet, images: Tensor, batch: int = 500) -> tuple[Tensor, Tensor]:
-    """Features [N, D] and logits [N, C], float32, of uint8 images [N, channels, H, W], in evaluation mode and full precision."""
+    """Features [N, D] and logits [N, C] of uint8 images [N, channels, H, W], in evaluation mode and float32."""
     was_training = model.training
     model.eval()
-    features = [model.features(part.float().div_(255).contiguous(memory_format=torch.channels_last)) for part in images.split(batch)]
+    features = [
+        model.features(part.float().div_(255).contiguous(memory_format=torch.channels_last))
+        for part in images.split(batch)
+    ]
     logits = [model.head(part) for part in features]
     model.train(was_training)
     return torch.cat(features).clone(), torch.cat(logits).clone()

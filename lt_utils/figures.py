@@ -13,18 +13,41 @@ from torch import Tensor
 
 from lt_utils.longtail import group_of
 
-# Okabe-Ito colours: distinguishable with every common form of colour blindness. The same groups have the same colours everywhere.
+# Okabe-Ito colours: distinguishable with every common form of colour blindness; the same in every notebook.
 GROUP_COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#D55E00"}
 METHOD_COLOURS = ("#555555", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#D55E00", "#000000")
 
 
 def style() -> None:
-    """Set the style of the course; call it once, in the set-up cell. White paper under every figure keeps it readable on dark themes."""
-    sns.set_theme(context="notebook", style="whitegrid", palette=METHOD_COLOURS, rc={
-        "figure.figsize": (8, 3.6), "figure.dpi": 100, "savefig.dpi": 100, "figure.facecolor": "white", "savefig.facecolor": "white",
-        "figure.constrained_layout.use": True, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
-        "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9, "legend.frameon": False,
-        "axes.spines.top": False, "axes.spines.right": False, "grid.color": "#E6E6E6", "image.cmap": "gray"})
+    """Set the style of the course; call it once, in the set-up cell.
+
+    White paper under every figure keeps it readable on a dark theme.
+    """
+    sns.set_theme(
+        context="notebook",
+        style="whitegrid",
+        palette=METHOD_COLOURS,
+        rc={
+            "figure.figsize": (8, 3.6),
+            "figure.dpi": 100,
+            "savefig.dpi": 100,
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "figure.constrained_layout.use": True,
+            "axes.titlesize": 11,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.labelsize": 10,
+            "xtick.labelsize": 9,
+            "ytick.labelsize": 9,
+            "legend.fontsize": 9,
+            "legend.frameon": False,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "grid.color": "#E6E6E6",
+            "image.cmap": "gray",
+        },
+    )
 
 
 def class_colours(counts: Sequence[int], many: int = 100, few: int = 20) -> list[str]:
@@ -36,11 +59,26 @@ def group_legend(axes: Axes, counts: Sequence[int], many: int = 100, few: int = 
     """A legend of the groups that occur, with the rule that makes them."""
     rule = {"many": f"many (> {many})", "medium": f"medium ({few} to {many})", "few": f"few (< {few})"}
     present = [group for group in rule if group in group_of(counts, many, few)]
-    axes.legend(handles=[Patch(color=GROUP_COLOURS[group], label=rule[group]) for group in present], title="training images", **where)
+    axes.legend(
+        handles=[Patch(color=GROUP_COLOURS[group], label=rule[group]) for group in present],
+        title="training images",
+        **where,
+    )
 
 
-def class_bars(axes: Axes, values: Sequence[float], counts: Sequence[int], names: Sequence[str], *, label: str, title: str,
-               many: int = 100, few: int = 20, numbers: bool = True, spread: Sequence[float] | None = None) -> None:
+def class_bars(
+    axes: Axes,
+    values: Sequence[float],
+    counts: Sequence[int],
+    names: Sequence[str],
+    *,
+    label: str,
+    title: str,
+    many: int = 100,
+    few: int = 20,
+    numbers: bool = True,
+    spread: Sequence[float] | None = None,
+) -> None:
     """One bar per class in the colour of its group: training images, accuracies, anything with one value per class."""
     place = range(len(values))
     axes.bar(place, values, color=class_colours(counts, many, few), yerr=spread, error_kw={"lw": 1, "capsize": 2})
@@ -48,24 +86,49 @@ def class_bars(axes: Axes, values: Sequence[float], counts: Sequence[int], names
         axes.set_xticks(place, names, rotation=35, ha="right")
         if numbers:
             for x, value in enumerate(values):
-                axes.annotate(f"{value:,.0f}", (x, value), ha="center", va="bottom", fontsize=8, xytext=(0, 1), textcoords="offset points")
+                axes.annotate(
+                    f"{value:,.0f}",
+                    (x, value),
+                    ha="center",
+                    va="bottom",
+                    fontsize=8,
+                    xytext=(0, 1),
+                    textcoords="offset points",
+                )
     else:
         axes.set_xlabel("class, from the most frequent to the rarest")
     axes.set(ylabel=label, title=title)
     axes.grid(axis="x", visible=False)
 
 
-def image_grid(images: Tensor, columns: int, *, rows: Sequence[str] | None = None, titles: Sequence[str] | None = None,
-               colours: Sequence[str] | None = None, title: str = "", scale: float = 0.62) -> Figure:
+def image_grid(
+    images: Tensor,
+    columns: int,
+    *,
+    rows: Sequence[str] | None = None,
+    titles: Sequence[str] | None = None,
+    colours: Sequence[str] | None = None,
+    title: str = "",
+    scale: float = 0.62,
+) -> Figure:
     """A labelled grid of images [N, C, H, W], uint8 or float in 0..1, filled row by row.
 
     rows: a name for each row, with an optional colour each; titles: a name for each column.
     """
     images = images.detach().cpu()
-    images = (images if images.dtype == torch.uint8 else images.clamp(0, 1).mul(255).round().byte()).permute(0, 2, 3, 1).numpy()
+    images = (
+        (images if images.dtype == torch.uint8 else images.clamp(0, 1).mul(255).round().byte())
+        .permute(0, 2, 3, 1)
+        .numpy()
+    )
     count = -(-len(images) // columns)
-    figure, axes = plt.subplots(count, columns, figsize=(scale * columns + (1.2 if rows else 0.1), scale * count + (0.45 if title else 0.1)),
-                                squeeze=False, gridspec_kw={"wspace": 0.04, "hspace": 0.04})
+    figure, axes = plt.subplots(
+        count,
+        columns,
+        figsize=(scale * columns + (1.2 if rows else 0.1), scale * count + (0.45 if title else 0.1)),
+        squeeze=False,
+        gridspec_kw={"wspace": 0.04, "hspace": 0.04},
+    )
     for place, spot in enumerate(axes.flat):
         spot.set(xticks=[], yticks=[])
         spot.spines[:].set_visible(False)
@@ -75,7 +138,9 @@ def image_grid(images: Tensor, columns: int, *, rows: Sequence[str] | None = Non
         else:
             spot.set_axis_off()
     for row, name in enumerate(rows or ()):
-        axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9, color=colours[row] if colours else "black")
+        axes[row, 0].set_ylabel(
+            name, rotation=0, ha="right", va="center", fontsize=9, color=colours[row] if colours else "black"
+        )
     for column, name in enumerate(titles or ()):
         axes[0, column].set_title(name, fontsize=8, fontweight="normal", loc="center")
     if title:

@@ -68,5 +68,5 @@ HEADS = {"linear": LinearHead, "cosine": CosineHead, "wcdas": WCDASHead}
 
 
 def build_head(name: str, dim: int, classes: int) -> nn.Module:
-    """The head called `name` ("linear", "cosine", "wcdas") for features of length `dim`. Raises CourseError if unknown."""
+    """The head called `name` ("linear", "cosine", "wcdas") for features of length `dim`. CourseError if unknown."""
     return HEADS[choose("head", name, HEADS)](dim, classes)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def log_prior(counts: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """log(n_c / N) of each class, float32 [C]: the logarithm of the class prior of the training set. All counts must be > 0."""
+    """log(n_c / N) of each class, float32 [C]: the log of the class prior of the training set. All counts > 0."""
     counts = torch.as_tensor(list(counts), dtype=torch.float32, device=device)
     return torch.log(counts / counts.sum())
 
@@ -16,8 +16,8 @@ def log_prior(counts: Sequence[int], device: torch.device | str = "cpu") -> Tens
 def label_shift(logits: Tensor, counts: Sequence[int], tau: float = 1.0) -> Tensor:
     """Post-hoc logit adjustment, logits - tau log(n_c / N), for a test set where all classes are equally likely.
 
-    With tau = 1 its softmax is q(c|x) proportional to p(c|x) (1/C) / (n_c/N): the label-shift compensation of LDMLR, and
-    equation 9 of Menon et al. (2021, arXiv 2007.07314). Logits [..., C] in, adjusted logits [..., C] out.
+    With tau = 1 its softmax is q(c|x) proportional to p(c|x) (1/C) / (n_c/N): the label-shift compensation of LDMLR,
+    and equation 9 of Menon et al. (2021, arXiv 2007.07314). Logits [..., C] in, adjusted logits [..., C] out.
     """
     return logits - tau * log_prior(counts, logits.device)
 

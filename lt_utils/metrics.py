@@ -22,15 +22,19 @@ def class_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     return 100 * torch.bincount(labels, weights=right, minlength=classes) / total
 
 
-def group_accuracy(logits: Tensor, labels: Tensor, counts: Sequence[int], many: int = 100, few: int = 20) -> dict[str, float]:
+def group_accuracy(
+    logits: Tensor, labels: Tensor, counts: Sequence[int], many: int = 100, few: int = 20
+) -> dict[str, float]:
     """Accuracy in percent over the test images of the many / medium / few classes, grouped by training `counts` [C].
 
     A group without class is left out.
     """
     right = (logits.argmax(dim=1) == labels).double()
     groups = group_indices(counts, many, few)
-    return {name: 100 * right[torch.isin(labels, torch.tensor(classes, device=labels.device))].mean().item()
-            for name, classes in groups.items()}
+    return {
+        name: 100 * right[torch.isin(labels, torch.tensor(classes, device=labels.device))].mean().item()
+        for name, classes in groups.items()
+    }
 
 
 def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,8 +56,11 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> 
 
 def scores(logits: Tensor, labels: Tensor, counts: Sequence[int], many: int = 100, few: int = 20) -> dict[str, float]:
     """One row of the scoreboard: accuracy, many, medium, few, ece, in percent, rounded to 2 decimals."""
-    values = {"accuracy": accuracy(logits, labels), **group_accuracy(logits, labels, counts, many, few),
-              "ece": calibration_error(logits.softmax(dim=1), labels)}
+    values = {
+        "accuracy": accuracy(logits, labels),
+        **group_accuracy(logits, labels, counts, many, few),
+        "ece": calibration_error(logits.softmax(dim=1), labels),
+    }
     return {name: round(value, 2) for name, value in values.items()}
 
 
@@ -66,7 +73,9 @@ def mean_std(values: Sequence[float]) -> tuple[float, float]:
 def tell(values: Sequence[float], unit: str = "%") -> str:
     """ "79.1 ± 0.4 % (3 seeds)", or "79.1 % (one run)" for a single value."""
     mean, std = mean_std(values)
-    return f"{mean:.1f} {unit} (one run)" if len(values) == 1 else f"{mean:.1f} ± {std:.1f} {unit} ({len(values)} seeds)"
+    return (
+        f"{mean:.1f} {unit} (one run)" if len(values) == 1 else f"{mean:.1f} ± {std:.1f} {unit} ({len(values)} seeds)"
+    )
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
@@ -79,8 +88,10 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     """
     for name, features in (("first", first), ("second", second)):
         if len(features) <= features.shape[1]:
-            raise CourseError(f"The Fréchet distance of {features.shape[1]}-dimensional features needs more than {features.shape[1]} "
-                              f"samples; the {name} set has {len(features)}.")
+            raise CourseError(
+                f"The Fréchet distance of {features.shape[1]}-dimensional features needs more than {features.shape[1]} "
+                f"samples; the {name} set has {len(features)}."
+            )
     first, second = first.double(), second.double()
     cov1, cov2 = first.T.cov(), second.T.cov()
     # The symmetric form has real, non-negative eigenvalues, so no complex matrix square root is needed.

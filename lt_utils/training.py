@@ -3,9 +3,9 @@
     for step in train(model, loss, n=len(images), steps=600, batch=128, optimizer=optimizer, seed=0):
         ...
 
-Whatever a step draws at random (batch order, augmentation, noise, dropout) depends on (seed, step) alone, because torch is
-re-seeded before each step. So a resumed run continues exactly as the uninterrupted one would have, without saved generator
-states; on a CPU the result is the same to the last bit.
+Whatever a step draws at random (batch order, augmentation, noise, dropout) depends on (seed, step) alone, because torch
+is re-seeded before each step. So a resumed run continues exactly as the uninterrupted one would have, without saved
+generator states; on a CPU the result is the same to the last bit.
 """
 
 import copy
@@ -39,7 +39,7 @@ def precision_for(where: torch.device) -> str:
 
 
 def autocast(where: torch.device, precision: str = "auto") -> torch.autocast:
-    """Mixed precision for a `with` block: "bf16", "fp32" or "auto" (see precision_for). CourseError for another word."""
+    """Mixed precision for a `with` block: "bf16", "fp32" or "auto" (precision_for). CourseError for another word."""
     choose("precision", precision, ("auto", "bf16", "fp32"))
     precision = precision_for(where) if precision == "auto" else precision
     return torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16")
@@ -69,7 +69,7 @@ def multistep(k: int, n: int) -> float:
 class EMA:
     """Exponential moving average of a model's weights, with a warm-up: decay_k = min(decay, (1 + k) / (10 + k)).
 
-    Without the warm-up a short run would average mostly its random start. `.model` is the averaged copy, in evaluation mode.
+    Without the warm-up a short run would average mostly its random start. `.model` is the average, in evaluation mode.
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
@@ -77,7 +77,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module, k: int) -> None:
-        """Move the average towards `model` after step k (0-based). Buffers (batch-norm statistics, counters) are copied."""
+        """Move the average towards `model` after step k (0-based). Buffers, such as batch-norm statistics, are copied."""
         weight = 1 - min(self.decay, (1 + k) / (10 + k))
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), weight)
         for ours, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
@@ -107,7 +107,7 @@ def _seed(seed: int, k: int) -> int:
 
 
 def batch_of(k: int, n: int, batch: int, seed: int) -> Tensor:
-    """The indices [<= batch] of step k (0-based): every epoch is a fresh permutation of 0 .. n-1, its last batch may be short."""
+    """Indices [<= batch] of step k (0-based): each epoch permutes 0 .. n-1 anew, and its last batch may be short."""
     epoch, place = divmod(k, math.ceil(n / batch))
     order = torch.randperm(n, generator=torch.Generator().manual_seed(_seed(seed, epoch)))
     return order[place * batch : (place + 1) * batch]
@@ -131,10 +131,22 @@ class _FinishStep:
             signal.signal(signal.SIGINT, self.before)
 
 
-def train(model: nn.Module, loss: Callable[[nn.Module, Tensor], Tensor], *, n: int, steps: int, batch: int,
-          optimizer: torch.optim.Optimizer, lr: Callable[[int, int], float] = constant, seed: int = 0, ema: EMA | None = None,
-          precision: str = "auto", clip: float | None = None, checkpoint: str | Path | None = None,
-          save_every: float = 20.0) -> Iterator[Step]:
+def train(
+    model: nn.Module,
+    loss: Callable[[nn.Module, Tensor], Tensor],
+    *,
+    n: int,
+    steps: int,
+    batch: int,
+    optimizer: torch.optim.Optimizer,
+    lr: Callable[[int, int], float] = constant,
+    seed: int = 0,
+    ema: EMA | None = None,
+    precision: str = "auto",
+    clip: float | None = None,
+    checkpoint: str | Path | None = None,
+    save_every: float = 20.0,
+) -> Iterator[Step]:
     """Train `model` in place and yield a Step after each optimiser step.
 
     Args:
@@ -143,21 +155,31 @@ def train(model: nn.Module, loss: Callable[[nn.Module, Tensor], Tensor], *, n: i
         lr: factor on the optimiser's learning rate, lr(k, steps) for k = 0 .. steps-1.
         seed: decides every random draw inside the loop, not the model's initial weights.
         ema: updated after each step. clip: largest norm of the gradient. precision: "auto", "bf16" or "fp32".
-        checkpoint: file to save to every `save_every` seconds, at Ctrl-C and at the end. If it exists, training goes on from
-            it; if it is finished, one Step is yielded and nothing is trained.
+        checkpoint: file to save to every `save_every` seconds, at Ctrl-C and at the end. If it exists, training goes on
+            from it; if it is finished, one Step is yielded and nothing is trained.
 
     Raises CourseError if the checkpoint is of another architecture, seed, data size or length, and if a loss is not finite.
     """
     where = next(model.parameters()).device
     base = [group["lr"] for group in optimizer.param_groups]
-    facts = dict(model=type(model).__name__, n=n, steps=steps, batch=batch, seed=seed, optimizer=type(optimizer).__name__, ema=bool(ema))
+    facts = dict(
+        model=type(model).__name__,
+        n=n,
+        steps=steps,
+        batch=batch,
+        seed=seed,
+        optimizer=type(optimizer).__name__,
+        ema=bool(ema),
+    )
     losses, start, spent = torch.full((steps,), math.nan, device=where), 0, 0.0
     if checkpoint is not None and Path(checkpoint).exists():
         start, spent = _resume(checkpoint, facts, model, optimizer, ema, losses)
     began = saved = time.monotonic()
 
     def state(k: int) -> Step:
-        return Step(k, steps, optimizer.param_groups[0]["lr"], k * min(batch, n), spent + time.monotonic() - began, losses)
+        return Step(
+            k, steps, optimizer.param_groups[0]["lr"], k * min(batch, n), spent + time.monotonic() - began, losses
+        )
 
     def save(k: int) -> None:
         if checkpoint is not None:
@@ -185,11 +207,15 @@ def train(model: nn.Module, loss: Callable[[nn.Module, Tensor], Tensor], *, n: i
             last = k + 1 == steps
             if last or ctrl_c.asked or time.monotonic() - saved > save_every:
                 if not losses[start : k + 1].isfinite().all():
-                    raise CourseError(f"The loss is no longer a finite number near step {k + 1}: lower the learning rate or set clip=1.0.")
+                    raise CourseError(
+                        f"The loss is no longer a finite number near step {k + 1}: lower the learning rate or set clip=1.0."
+                    )
                 save(k + 1)
                 saved = time.monotonic()
         if ctrl_c.asked:
-            raise KeyboardInterrupt(f"stopped after step {k + 1} of {steps}" + ("; run again to go on from here" if checkpoint else ""))
+            raise KeyboardInterrupt(
+                f"stopped after step {k + 1} of {steps}" + ("; run again to go on from here" if checkpoint else "")
+            )
         try:
             yield state(k + 1)
         except GeneratorExit:  # the caller's loop was left: by a break, an error, or Ctrl-C outside of a step
@@ -197,23 +223,30 @@ def train(model: nn.Module, loss: Callable[[nn.Module, Tensor], Tensor], *, n: i
             raise
 
 
-def _save(path: str | Path, facts: dict, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA | None, losses: Tensor) -> None:
+def _save(
+    path: str | Path, facts: dict, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA | None, losses: Tensor
+) -> None:
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()} | {"losses": losses}
     if ema is not None:
         tensors |= {f"ema.{name}": tensor for name, tensor in ema.model.state_dict().items()}
     for number, entries in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in entries.items() if value is not None}
+        tensors |= {
+            f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in entries.items() if value is not None
+        }
     checkpoints.save(path, tensors, facts)
 
 
-def _resume(path: str | Path, facts: dict, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA | None,
-            losses: Tensor) -> tuple[int, float]:
+def _resume(
+    path: str | Path, facts: dict, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA | None, losses: Tensor
+) -> tuple[int, float]:
     """Load what `_save` wrote into model, optimizer, ema and losses; return the steps done and the seconds they took."""
     tensors, stored = checkpoints.load(path)
     different = [name for name, value in facts.items() if stored.get(name) != value]
     if different:
         told = ", ".join(f"{name} {stored.get(name)!r} instead of {facts[name]!r}" for name in different)
-        raise CourseError(f"{path} is of another training ({told}): delete it to train anew, or train with what it was made with.")
+        raise CourseError(
+            f"{path} is of another training ({told}): delete it to train anew, or train with what it was made with."
+        )
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

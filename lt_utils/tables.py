@@ -1,0 +1,78 @@
+"""Tables: rows of a record, averaged over seeds and shown; and the full-scale results stored beside the notebooks."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from IPython.display import Markdown
+
+from lt_utils.files import read_json
+from lt_utils.metrics import mean_std
+from lt_utils.parameters import REPOSITORY
+
+MEASURES = ("accuracy", "many", "medium", "few", "ece")
+
+
+def average(rows: Iterable[dict], by: Sequence[str] = ("method",), measures: Sequence[str] = MEASURES) -> list[dict]:
+    """One row for each combination of the columns `by`, in order of appearance: "n" seeds and, for each measure, (mean, std).
+
+    The standard deviation has n - 1 in its denominator and is nan for one seed. Measures that no row has are left out.
+    """
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.get(column) for column in by), []).append(row)
+    result = []
+    for key, members in groups.items():
+        line = dict(zip(by, key, strict=True)) | {"n": len(members)}
+        for measure in measures:
+            if values := [row[measure] for row in members if row.get(measure) is not None]:
+                line[measure] = mean_std(values)
+        result.append(line)
+    return result
+
+
+def cell(value: object) -> str:
+    """How a value is shown: (mean, std) as "79.1 ± 0.4", a single run without ±, a number with one decimal."""
+    if isinstance(value, tuple):
+        mean, std = value
+        return f"{mean:.1f}" if std != std else f"{mean:.1f} ± {std:.1f}"  # nan: one run, no spread to show
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def markdown(rows: Sequence[dict], columns: Sequence[str] | None = None) -> str:
+    """Rows as a Markdown table; text columns left, numbers right. Columns default to those of the first row."""
+    columns = list(columns or (rows[0] if rows else ()))
+    numeric = [all(isinstance(row.get(column), int | float | tuple | None) for row in rows) for column in columns]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "|".join("--:" if right else ":--" for right in numeric) + "|"]
+    lines += ["| " + " | ".join(cell(row.get(column)) for column in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def show(rows: Sequence[dict], columns: Sequence[str] | None = None, note: str = "") -> Markdown:
+    """The rows as a table for the notebook, with an optional note below it."""
+    return Markdown(markdown(rows, columns) + (f"\n\n{note}" if note else ""))
+
+
+def reference(notebook: str, folder: Path | None = None) -> list[dict]:
+    """The full-scale records of a notebook (notebooks/reference/<notebook>*.json), oldest name first; empty if there is none.
+
+    Each holds rows like a run's record, and the device, commit and date they were measured with.
+    """
+    folder = folder or REPOSITORY / "notebooks" / "reference"
+    return [read_json(path) for path in sorted(folder.glob(f"{notebook}*.json"))]
+
+
+def show_reference(notebook: str, columns: Sequence[str] | None = None, folder: Path | None = None) -> Markdown:
+    """The stored full-scale results of a notebook with what they were measured on, or a sentence that there is none yet."""
+    records = reference(notebook, folder)
+    if not records:
+        return Markdown("*No full-scale run of this notebook is stored yet; its place is* `notebooks/reference/`.")
+    parts = []
+    for record in records:
+        told = f"{record['title']} – {record['device']}, commit {str(record['commit'])[:7]}, {record['finished'][:10]}."
+        parts.append(
+            f"**{told}**\n\n{markdown(record['rows'], columns)}"
+            + (f"\n\n{record['note']}" if record.get("note") else "")
+        )
+    return Markdown("\n\n".join(parts))
