@@ -72,3 +72,18 @@ def unlock(folder: Path, name: str = ".lock") -> None:
     handle = _locks.pop(folder / name, None)
     if handle is not None:
         handle.close()
+
+
+def locked_by(path: Path) -> str | None:
+    """The process id that holds this lock file, or None if nobody does."""
+    try:
+        with open(path, encoding="utf-8") as handle:
+            if fcntl is None:
+                return handle.read().strip()
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return handle.read().strip()
+    except OSError:
+        return None
+    return None

@@ -1,5 +1,6 @@
 """Where a result comes from: versions, commit, device and threads."""
 
+import hashlib
 import platform
 import re
 import subprocess
@@ -25,9 +26,16 @@ def surroundings() -> dict[str, object]:
     return {
         "versions": versions,
         **_commit(),
+        "package": package_hash(),
         "device": torch.cuda.get_device_name() if cuda else f"CPU ({_processor()})",
         "threads": torch.get_num_threads() if torch else None,
     }
+
+
+def package_hash() -> str:
+    """Hash of the package's source: tells whether two results come from the same code, committed or not."""
+    sources = sorted((REPOSITORY / "lt_utils").glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
 
 
 def _commit() -> dict[str, object]:

@@ -69,7 +69,7 @@ class Run:
         """Path <folder>/checkpoints/<name>.safetensors."""
         return self.file(f"checkpoints/{name}.safetensors")
 
-    def finish(self, rows: list[dict], **facts: object) -> Path:
+    def finish(self, rows: list[dict], **facts: object) -> None:
         """Write record.json, atomically and last: what was measured (one dict per measured thing) and with what.
 
         Rows hold plain numbers and texts: accuracies in per cent (0-100), "ece" in 0-1. Raises CourseError if the file
@@ -85,7 +85,6 @@ class Run:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         write_json(self.path / "record.json", record)
-        return self.path / "record.json"
 
 
 def _plain(value: object) -> object:

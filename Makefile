@@ -1,0 +1,73 @@
+# Every target makes .venv first if it is missing or out of date, so each works as the first command after a clone.
+# Settable: PYTHON (3.11 to 3.13), JOBS (notebooks run at a time), WORKERS (tests at a time).
+
+PYTHON ?=
+JOBS ?= 1
+WORKERS ?= 2
+VENV := .venv
+READY := $(VENV)/.ready
+BIN := $(VENV)/bin
+
+export OMP_WAIT_POLICY := PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lab full bench notebooks lint lock
+
+help:
+	@echo "make run        the whole course on the bundled data, in minutes; ends with the path of its report"
+	@echo "make test       every unit and every notebook tested"
+	@echo "make lab        JupyterLab in notebooks/"
+	@echo "make full       the full experiments on CIFAR-10/100-LT (config/cifar.yaml): a GPU and hours, or a cluster"
+	@echo "make bench      speed beside other libraries"
+	@echo "make notebooks  execute all notebooks in place; make lint: check the style; make lock: compile the lock anew"
+
+run: $(READY)
+	@exec $(BIN)/python -m lt_utils.batch config/quick.yaml --jobs $(JOBS)
+
+full: $(READY)
+	@exec $(BIN)/python -m lt_utils.batch config/cifar.yaml --jobs $(JOBS)
+
+# Two workers with one thread each are quicker than one with two. A notebook's cells share a kernel: they stay together.
+test: $(READY)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope \
+		--nbval --nbval-current-env --nbval-cell-timeout 600 tests $(wildcard notebooks)
+
+lab: $(READY)
+	@exec $(BIN)/python -m jupyterlab --notebook-dir=.
+
+bench: $(READY)
+	@if [ -f benchmarks/__main__.py ]; then exec $(BIN)/python -m benchmarks; \
+	else echo "There is no benchmark in this version of the course yet: benchmarks/ is missing."; fi
+
+notebooks: $(READY)
+	@exec $(BIN)/python -m lt_utils.refresh $(sort $(wildcard notebooks/*.ipynb))
+
+lint: $(READY)
+	@exec $(BIN)/ruff check .
+
+# Written so that plain pip installs it: no index, no paths.
+lock:
+	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv"; exit 1; }
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --quiet \
+		--no-header --annotation-style line --output-file requirements.lock
+
+# A half-made .venv has no .ready: it is made anew. One that is only out of date is brought up to date in place.
+$(READY): requirements.lock pyproject.toml
+	@set -e; python=; \
+	for candidate in $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python); do \
+		if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
+		then python=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "No Python 3.11, 3.12 or 3.13 found ($(or $(PYTHON),python3.13, python3.12, python3.11, python3));" \
+			"install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; fi; \
+	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+		echo "$$python cannot make virtual environments; on Debian and Ubuntu install its venv package" \
+			"(apt install python3-venv)"; exit 1; fi; \
+	if [ -f $@ ] && $(BIN)/python -c '' 2>/dev/null; then echo "Bringing $(VENV) up to date."; \
+	else echo "Making $(VENV) with $$python (once; the installation takes some minutes and about 6 GB)."; \
+		rm -rf $(VENV); "$$python" -m venv $(VENV); fi; \
+	rm -f $@; \
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock; \
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .; \
+	touch $@

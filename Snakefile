@@ -1,0 +1,137 @@
+# The course as a graph of notebook runs. `make run` and `make full` start it through `python -m lt_utils.batch`, which
+# shows the progress; on its own: snakemake --directory runs/quick --configfile config/quick.yaml --cores 1 ...
+#
+#     00   01   03 ──► 07 ──► 08 ──► 12        03, 05 and all others that measure something come before 12
+#               04 ──► 05 ─────────► 12
+#
+# A run is finished when its .done is newer than what it depends on: its paper (.batch/<notebook>/<run>.json, touched
+# only when the notebook's code or the parameters change) and the .done of the runs it builds on.
+
+import sys
+
+from lt_utils import plan as planning
+
+WANTED = planning.plan(config)
+planning.write_down(WANTED)
+
+GPU = int(config.get("gpu", 0))  # GPUs that a run which trains asks for
+# Each rule's priority keeps the order of the course where there is a choice.
+SPREAD = "{data}-if{imbalance}-seed{seed}"
+RUN_ONE = f"{sys.executable} -m lt_utils.execute {{input}}"
+
+
+def paper(notebook, run=SPREAD):
+    return f".batch/{notebook}/{run}.json"
+
+
+def done(notebook, run=SPREAD):
+    return f"{notebook}/{run}/.done"
+
+
+def all_runs(*notebooks):
+    return [done(wanted.notebook, wanted.run) for wanted in WANTED if wanted.notebook in notebooks or not notebooks]
+
+
+wildcard_constraints:
+    imbalance=r"[\d.]+",
+    seed=r"\d+",
+
+
+rule all:
+    input:
+        all_runs(),
+
+
+rule start_here:
+    input:
+        paper("00_start_here", "all"),
+    output:
+        done("00_start_here", "all"),
+    priority: 100
+    shell:
+        RUN_ONE
+
+
+rule long_tailed_data:
+    input:
+        paper("01_long_tailed_data"),
+    output:
+        done("01_long_tailed_data"),
+    priority: 99
+    shell:
+        RUN_ONE
+
+
+rule encoders:
+    input:
+        paper("03_encoders"),
+    output:
+        done("03_encoders"),
+    resources:
+        gpu=GPU,
+    priority: 97
+    shell:
+        RUN_ONE
+
+
+rule ddpm_from_scratch:
+    input:
+        paper("04_ddpm_from_scratch"),
+    output:
+        done("04_ddpm_from_scratch"),
+    resources:
+        gpu=GPU,
+    priority: 96
+    shell:
+        RUN_ONE
+
+
+rule ddim_and_guidance:
+    input:
+        paper("05_ddim_and_guidance"),
+        done("04_ddpm_from_scratch"),
+    output:
+        done("05_ddim_and_guidance"),
+    resources:
+        gpu=GPU,
+    priority: 95
+    shell:
+        RUN_ONE
+
+
+rule latent_diffusion:
+    input:
+        paper("07_latent_diffusion"),
+        done("03_encoders"),
+    output:
+        done("07_latent_diffusion"),
+    resources:
+        gpu=GPU,
+    priority: 93
+    shell:
+        RUN_ONE
+
+
+rule classifier_retraining:
+    input:
+        paper("08_classifier_retraining"),
+        done("07_latent_diffusion"),
+        done("03_encoders"),
+    output:
+        done("08_classifier_retraining"),
+    resources:
+        gpu=GPU,
+    priority: 92
+    shell:
+        RUN_ONE
+
+
+rule scoreboard:
+    input:
+        paper("12_scoreboard", "all"),
+        all_runs("03_encoders", "05_ddim_and_guidance", "07_latent_diffusion", "08_classifier_retraining"),
+    output:
+        done("12_scoreboard", "all"),
+    priority: 88
+    shell:
+        RUN_ONE
