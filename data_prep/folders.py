@@ -37,18 +37,16 @@ def read(path: Path, size: int | None = None, skip_bad: bool = False) -> tuple[d
         CourseError: no class folders, an empty class, classes that differ between train and test, files that are not
             readable images, or sizes that differ.
     """
-    given = [split for split in ("train", "test") if (path / split).is_dir()]
-    if len(given) == 1:
-        raise CourseError(f"{path} has a folder {given[0]} but not both train and test: add the other, or use neither.")
-    folders = {split: path / split for split in given} or {"train": path}
-    classes = {split: _class_names(folder) for split, folder in folders.items()}
-    if given and classes["train"] != classes["test"]:
-        only = {s: [c for c in classes[s] if c not in classes[o]] for s, o in (("train", "test"), ("test", "train"))}
-        told = "; ".join(f"only in {split}: {_first(names)}" for split, names in only.items() if names)
-        raise CourseError(f"The class folders of {path}/train and {path}/test differ ({told}): give both the same.")
+    folders = _splits(path)
+    found = {split: _files_of_classes(folder) for split, folder in folders.items()}
+    names = list(found["train"])
+    if "test" in found:
+        for split, other in (("train", "test"), ("test", "train")):
+            only = [name for name in found[split] if name not in found[other]]
+            if only:
+                raise CourseError(f"{path} has classes only in {split}: {_first(only)}; give train and test the same.")
 
-    names = classes["train"]
-    files = [(split, c, file) for split in folders for c, n in enumerate(names) for file in _files(folders[split] / n)]
+    files = [(split, c, file) for split in folders for c, name in enumerate(names) for file in found[split][name]]
     images, bad = _decode_all([file for _, _, file in files], size, keep_going=skip_bad)
     good = [(split, c, image) for (split, c, _), image in zip(files, images, strict=True) if image is not None]
     channels = max((image.shape[2] for _, _, image in good), default=1)
@@ -63,19 +61,34 @@ def read(path: Path, size: int | None = None, skip_bad: bool = False) -> tuple[d
     return arrays, bad
 
 
-def _class_names(folder: Path) -> list[str]:
-    """Return the names of the class folders in order: by number if all are numbers, else as text."""
+def _splits(path: Path) -> dict[str, Path]:
+    """Return the folder of the training and, if it is given, of the test images."""
+    given = {split: path / split for split in ("train", "test") if (path / split).is_dir()}
+    if len(given) == 1:
+        has, lacks = ("train", "test") if "train" in given else ("test", "train")
+        raise CourseError(
+            f"{path} has a folder {has} but no folder {lacks}: add it (or rename {has}, if it is a class)."
+        )
+    return given or {"train": path}
+
+
+def _files_of_classes(folder: Path) -> dict[str, list[Path]]:
+    """Return the files of each class, also those in folders within; hidden ones are passed over.
+
+    Classes are ordered by number if all their names are numbers, else as text; files as text.
+    """
     names = sorted(sub.name for sub in folder.iterdir() if sub.is_dir() and not sub.name.startswith("."))
-    if not names:
-        raise CourseError(f"{folder} has no class folders: it must hold one folder of images for each class.")
+    if all(name.isdecimal() for name in names):
+        names.sort(key=int)
+    found = {}
     for name in names:
-        if not _files(folder / name):
+        files = (file for file in (folder / name).rglob("*") if not file.name.startswith(".") and file.is_file())
+        found[name] = sorted(files)
+        if not found[name]:
             raise CourseError(f"The class folder {folder / name} is empty: put images there or remove it.")
-    return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(f for f in folder.rglob("*") if not f.name.startswith(".") and f.is_file())
+    if not found:
+        raise CourseError(f"{folder} has no class folders: it must hold one folder of images for each class.")
+    return found
 
 
 def _decode_all(files: Sequence[Path], size: int | None, keep_going: bool) -> tuple[list[np.ndarray | None], list[str]]:

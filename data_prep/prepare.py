@@ -47,7 +47,7 @@ def prepare(name: str, request: Request, to: Path | None = None, again: bool = F
         known = ", ".join(originals.ORIGINALS)
         raise CourseError(f"{name!r} is none of the sets that can be fetched ({known}): add --from PATH for your own.")
 
-    downloads = folder / ".downloads" / name
+    downloads = folder / f".{name}.downloads"
     found, facts = _read(name, request, downloads)
     print(f"{name}: checking and writing {len(found['x_train']) + len(found['x_test']):,} images", flush=True)
     record = datafiles.write(path, found, {**facts, "request": asdict(request)})
@@ -93,8 +93,8 @@ def _read_own(name: str, request: Request, path: Path) -> tuple[dict[str, np.nda
     facts: dict[str, object] = {"source": "own data", "licence": "that of your own data"}
     if name in originals.ORIGINALS:
         original = originals.ORIGINALS[name]
-        facts = {"source": f"{original.source}; as given, not compared with the original files"}
-        facts["licence"] = original.licence
+        source = f"{original.source}; as given, not compared with the original files"
+        facts = {"source": source, "licence": original.licence}
     print(f"{name}: reading {path}", flush=True)
 
     if path.is_dir():

@@ -42,10 +42,10 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, obje
     check_arrays(arrays, path.name)
     arrays = {key: arrays[key] for key in ARRAYS}  # in one order always: equal data give equal files
     classes, x = arrays["classes"], arrays["x_train"]
-    part, record_part = (path.with_name(f".{path.stem}.{os.getpid()}.{end}.part") for end in ("npz", "json"))
+    part, record_part = (path.with_name(f".{path.stem}~{os.getpid()}.{end}.part") for end in ("npz", "json"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left_over in path.parent.glob(f".{path.stem}.*.part"):  # of a run that was killed
+        for left_over in path.parent.glob(f".{path.stem}~*.part"):  # of a run that was killed
             left_over.unlink()
         with open(part, "wb") as file:
             (np.savez_compressed if compressed else np.savez)(file, **arrays)
