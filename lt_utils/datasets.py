@@ -135,7 +135,7 @@ def load(name: str = BUNDLED, folder: str | Path | None = None) -> ImageData:
     """Load a data set whole, on the CPU.
 
     A file that is cut short or altered is refused: the archive's own CRC-32 covers every array and the record gives the
-    file's length; both cost next to nothing. The SHA-256 in the record is compared for the bundled set, and for the others
+    file's length; both cost next to nothing. The SHA-256 in the record is compared for the bundled set, and for others
     whenever `python -m data_prep NAME` runs.
 
     Args:
