@@ -118,6 +118,7 @@ def _execute(want: dict, folder: Path) -> str | None:
         except KeyboardInterrupt:
             return "stopped"
         except PapermillExecutionError as error:
+            logging.getLogger("papermill").error("%s", error)
             failure = f"{error.ename}: {error.evalue}".strip()
         except Exception as error:  # the kernel died, the disk is full ...: one line, the rest is in the log
             logging.getLogger("papermill").exception("The run failed outside of the notebook's own code.")

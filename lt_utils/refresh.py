@@ -1,0 +1,68 @@
+"""Execute notebooks in place, as they are committed: make notebooks, or python -m lt_utils.refresh notebooks/03*.ipynb
+
+Each runs alone, in a fresh kernel and with an empty runs folder, as nbval runs it. What differs from machine to machine
+is left out of the file. A notebook that fails stays as it was.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from .errors import CourseError
+from .gates import problems
+from .progress import duration
+
+KEPT = ("tags",)  # of a cell's metadata
+
+
+def execute(path: Path) -> float:
+    """Execute a notebook and write it back; returns the seconds it took. CourseError names the cell that failed."""
+    import nbformat
+    from nbconvert.preprocessors import CellExecutionError, CoalesceStreamsPreprocessor, ExecutePreprocessor
+
+    notebook = nbformat.read(path, as_version=4)
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as runs:
+        before = os.environ.get("LT_RUNS")
+        os.environ["LT_RUNS"] = runs
+        try:
+            ExecutePreprocessor(timeout=None, kernel_name="python3").preprocess(
+                notebook, {"metadata": {"path": str(path.parent)}}
+            )
+        except CellExecutionError as error:
+            raise CourseError(f"{path.name}: {error.ename}: {error.evalue} (the file was left as it was).") from error
+        finally:
+            os.environ.pop("LT_RUNS")
+            if before is not None:
+                os.environ["LT_RUNS"] = before
+    notebook.metadata = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+        "language_info": {"name": "python"},
+    }
+    notebook, _ = CoalesceStreamsPreprocessor().preprocess(notebook, {})
+    for cell in notebook.cells:
+        cell.metadata = {key: value for key, value in cell.metadata.items() if key in KEPT}
+    part = path.with_suffix(".part")
+    nbformat.write(notebook, part)
+    part.replace(path)
+    return time.monotonic() - begin
+
+
+def main(arguments: list[str]) -> int:
+    """Execute each notebook named; print its time and what the gates still refuse. Exit status 2 after an error."""
+    for argument in arguments:
+        path = Path(argument)
+        try:
+            print(f"{path.name}: {duration(execute(path))}", flush=True)
+        except CourseError as error:
+            print(error, file=sys.stderr)
+            return 2
+        for problem in problems(path):
+            print(f"  {problem}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

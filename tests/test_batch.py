@@ -1,0 +1,256 @@
+"""The batch, on small notebooks with the course's names: resume after kill, a failing branch, refusals, the report."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lt_utils import live, plan, report
+from lt_utils.batch import main, run
+from lt_utils.errors import CourseError
+from lt_utils.files import locked_by
+
+DATA = "fashion-mnist-small"
+RUN = f"{DATA}-if100-seed0"
+PARAMETERS = {"DATASET": DATA, "IMBALANCE": 100, "SEED": 0, "WAIT": 0.0, "RUN": ""}
+OPEN = "import time\nfrom lt_utils.runs import open_run\nrun = open_run({name!r}, globals())"
+WORK = """(run.path / "began").write_text(str(time.time()))
+time.sleep(WAIT)
+run.finish([{{"method": "CE", "data": DATASET, "imbalance": IMBALANCE, "seed": SEED, "accuracy": 70.0 + SEED}}])"""
+FAIL = "from lt_utils.errors import CourseError\nraise CourseError('the tail is empty: lower the imbalance')"
+
+
+@pytest.fixture
+def course(tmp_path, monkeypatch, notebook):
+    """A folder with four small notebooks and none run yet; returns a function that writes a configuration."""
+    monkeypatch.setenv("LT_NOTEBOOKS", str(tmp_path / "notebooks"))
+    monkeypatch.setenv("LT_RUNS", str(tmp_path / "runs"))
+    monkeypatch.delenv("MAKELEVEL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    names = ("01_long_tailed_data", "03_encoders", "04_ddpm_from_scratch", "07_latent_diffusion")
+    for name in names:
+        notebook(tmp_path / "notebooks" / f"{name}.ipynb", PARAMETERS, OPEN.format(name=name), WORK.format())
+
+    def configuration(notebooks: dict, **more: object) -> Path:
+        content = {"profile": "tiny", "datasets": [DATA], "seeds": [0], "notebooks": notebooks} | more
+        path = tmp_path / "tiny.yaml"
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        return path
+
+    return configuration
+
+
+def finished() -> dict[str, str]:
+    """Run -> when it finished, of all the runs that are complete and not moved aside."""
+    found = {}
+    for path in Path("runs/tiny").glob("*/*/batch.json"):
+        if ".old-" not in path.parent.name:
+            found[f"{path.parts[-3][:2]} {path.parent.name}"] = json.loads(path.read_text())["finished"]
+    return found
+
+
+def start(config: Path) -> subprocess.Popen:
+    """The batch as a process of its own, its words in batch.out."""
+    with open("batch.out", "w") as out:
+        return subprocess.Popen([sys.executable, "-m", "lt_utils.batch", config], stdout=out, stderr=out)
+
+
+def wait_for(condition, seconds: float = 40) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, Path("batch.out").read_text()
+        time.sleep(0.1)
+
+
+def test_a_failing_branch_then_mended_and_changed(course, notebook, tmp_path, capsys):
+    broken = tmp_path / "notebooks" / "03_encoders.ipynb"
+    good = broken.read_bytes()
+    notebook(broken, PARAMETERS, OPEN.format(name=broken.stem), FAIL)
+    notebooks = {"01_long_tailed_data": {"seeds": [0, 1]}, "03_encoders": {}, "07_latent_diffusion": {}}
+    one, other = f"01 {RUN}", f"01 {RUN[:-1]}1"
+
+    assert main([str(course(notebooks))]) == 1  # 01 went on, 07 builds on 03 and did not start
+    said = capsys.readouterr().out
+    before = finished()
+    assert set(before) == {one, other}
+    folder = Path("runs/tiny/03_encoders") / RUN
+    assert re.search("03_encoders FAILED after .* s: CourseError: the tail is empty: lower the imbalance\n", said)
+    assert f"{folder}/failed.ipynb" in said and f"{folder}/log.txt" in said
+    assert "2 notebook runs finished, 1 failed, 1 not started, because they build on those:" in said
+    assert "the tail is empty" in (folder / "log.txt").read_text() and (folder / "failed.ipynb").exists()
+    assert not (folder / "notebook.ipynb").exists()
+
+    folders = [Path(f"runs/tiny/01_long_tailed_data/{RUN[:-1]}{seed}") for seed in (0, 1)]
+    records = [json.loads((folder / "record.json").read_text()) for folder in folders]
+    assert [record["rows"][0]["accuracy"] for record in records] == [70, 71]  # SEED reached the notebook
+    assert [record["parameters"]["SEED"] for record in records] == [0, 1]
+    about = json.loads((folders[0] / "batch.json").read_text())
+    assert about["versions"]["python"] and "commit" in about and about["seconds"] > 0
+    assert yaml.safe_load((folders[0] / "parameters.yaml").read_text()) == PARAMETERS | {
+        "RUN": f"tiny/01_long_tailed_data/{RUN}"
+    }
+    assert str(tmp_path) not in (folders[0] / "notebook.ipynb").read_text()
+
+    broken.write_bytes(good)  # mended; and one run of 01 is to have another parameter
+    notebooks["01_long_tailed_data"] = {"seeds": [0], "parameters": {"WAIT": 0.1}}
+    config = course(notebooks)
+    assert main([str(config)]) == 0
+    said = capsys.readouterr().out
+    after = finished()
+    assert set(after) == {one, other, f"03 {RUN}", f"07 {RUN}"}
+    assert after[other] == before[other] and after[one] != before[one]
+    aside = folders[0].with_name(f"{RUN}.old-1")
+    assert (aside / "notebook.ipynb").exists() and (aside / "record.json").exists()  # nothing was lost
+    assert "3 notebook runs to do" in said and re.search(r"\[3/3\] 07_latent_diffusion finished in \d+ s\n", said)
+    assert said.endswith("Report: runs/tiny/index.html\n")
+
+    for path in (tmp_path / "notebooks").glob("*.ipynb"):  # a fresh checkout: new times, the same code, other words
+        content = json.loads(path.read_text())
+        content["cells"][0]["source"] = "# Other words\n"
+        path.write_text(json.dumps(content))
+    begin = time.monotonic()
+    assert main([str(config)]) == 0
+    assert capsys.readouterr().out == "Nothing to do: all 3 runs are finished. Report: runs/tiny/index.html\n"
+    assert time.monotonic() - begin < 15 and finished() == after
+
+    page = Path("runs/tiny/index.html").read_text()
+    links = re.findall(r'href="([^"]+)"', page)
+    assert len(links) == 6 and all((Path("runs/tiny") / link).exists() for link in links)
+    assert "<td>CE</td><td>fashion-mnist-small</td>" in page
+
+
+def test_stopped_and_killed_in_the_middle(course):
+    slow = course({"01_long_tailed_data": {}, "04_ddpm_from_scratch": {"parameters": {"WAIT": 600.0}}})
+    began = Path("runs/tiny/04_ddpm_from_scratch") / RUN / "began"
+
+    batch = start(slow)
+    wait_for(began.exists)
+    with pytest.raises(CourseError, match=rf"Another run \(process {batch.pid}\) is writing"):
+        run(slow)
+    before = finished()
+    assert set(before) == {f"01 {RUN}"}
+    batch.send_signal(signal.SIGINT)
+    assert batch.wait(20) == 130
+    assert (
+        Path("batch.out").read_text().endswith("Stopped. What is finished stays; the same command goes on from here.\n")
+    )
+
+    mark = began.read_text()
+    batch = start(slow)
+    wait_for(lambda: began.read_text() not in ("", mark))  # the same folder goes on: nothing was moved aside
+    assert not began.parent.with_name(RUN + ".old-1").exists()
+    batch.send_signal(signal.SIGKILL)
+    batch.wait()
+    wait_for(lambda: locked_by(began.parent / ".lock") is None, seconds=10)  # its kernel is gone, too
+
+    config = course({"01_long_tailed_data": {}, "04_ddpm_from_scratch": {"parameters": {"WAIT": 0.1}}})
+    assert main([str(config)]) == 0
+    after = finished()
+    assert after[f"01 {RUN}"] == before[f"01 {RUN}"] and f"04 {RUN}" in after
+
+
+@pytest.mark.parametrize(
+    ("notebooks", "more", "sentence"),
+    [
+        (
+            {"03_encoders": {"parameters": {"WAITT": 1}}},
+            {},
+            "03_encoders: unknown parameter WAITT: did you mean WAIT[?]",
+        ),
+        ({"03_encoders": {"parameters": {"WAIT": "long"}}}, {}, "03_encoders: parameter WAIT must be a number"),
+        ({"03_encoder": {}}, {}, "Unknown notebook '03_encoder'. Did you mean '03_encoders'"),
+        ({"03_encoders": {"parameter": {}}}, {}, "Unknown key of 03_encoders in the configuration 'parameter'"),
+        ({"03_encoders": {}}, {"dataset": []}, "Unknown key of the configuration 'dataset'"),
+        ({"03_encoders": {}}, {"seeds": 3}, "seeds must be a list with at least one entry, not 3"),
+        (
+            {"03_encoders": {}},
+            {"datasets": ["cifar10"]},
+            "Not prepared yet: cifar10 .* python -m data_prep cifar10 first",
+        ),
+    ],
+)
+def test_a_bad_configuration_is_refused_before_anything_runs(course, monkeypatch, capsys, notebooks, more, sentence):
+    monkeypatch.setenv("LT_DATA", "no-data-here")
+    assert main([str(course(notebooks, **more))]) == 2
+    said = capsys.readouterr().err
+    assert re.search(sentence, said) and said.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_a_missing_or_broken_configuration_is_one_sentence(course, capsys):
+    assert main(["nowhere.yaml"]) == 2
+    Path("broken.yaml").write_text("a: [1")
+    assert main(["broken.yaml"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and said[0].startswith("nowhere.yaml cannot be read") and "not valid YAML" in said[1]
+
+
+def test_the_courses_own_configurations_fit_the_notebooks(monkeypatch, tmp_path):
+    for name in ("DATA", "RUNS", "NOTEBOOKS"):
+        monkeypatch.delenv(f"LT_{name}", raising=False)
+    configurations = sorted(Path(plan.REPOSITORY / "config").glob("*.yaml"))
+    assert {path.name for path in configurations} >= {"quick.yaml", "cifar.yaml"}
+    monkeypatch.setattr(plan, "_check_data", lambda names: None)
+    for path in configurations:
+        wanted = plan.plan(plan.read_config(path))
+        assert len({one.folder for one in wanted}) == len(wanted) > 0
+        assert {one.profile for one in wanted} == {path.stem}
+
+
+def test_what_is_said_while_it_runs(course, monkeypatch, capsys):
+    config = plan.read_config(course({"03_encoders": {"seconds": 60}, "07_latent_diffusion": {"seconds": 30}}))
+    one, two = plan.plan(config)
+    (one.folder.parent.parent / ".batch").mkdir(parents=True)
+    clock = [1000.0]
+    monkeypatch.setattr(live.time, "time", lambda: clock[0])
+    board = live.Board(one.folder.parent.parent, [one, two], jobs=1)
+    assert board.opening(8) == "6 of 8 runs are finished already; 2 notebook runs to do, about 2 min, into runs/tiny"
+
+    def happens(event: str, at: float, run=one, **facts) -> list[str]:
+        clock[0] = at
+        with open(board.events, "a") as file:
+            file.write(
+                json.dumps({"event": event, "folder": f"tiny/{run.notebook}/{run.run}", "time": at, **facts}) + "\n"
+            )
+        board.look()
+        return capsys.readouterr().out.splitlines()
+
+    assert happens("start", 1001) == ["[1/2] 03_encoders · about 60 s"]
+    one.folder.mkdir(parents=True)
+    progress = {"time": 1011, "label": "CE, seed 1", "done": 240, "total": 600, "loss": 1, "seconds_left": 12.2}
+    (one.folder / "progress.jsonl").write_text(json.dumps(progress) + "\n")
+    clock[0] = 1012
+    board.look()
+    assert capsys.readouterr().out == "[1/2] 03_encoders · CE, seed 1: 40 % · 12 s left\n"
+    clock[0] = 1013
+    board.look()
+    assert capsys.readouterr().out == ""  # not more often than every ten seconds
+    cells = [
+        {"metadata": {"papermill": {"status": state}}} for state in ("completed", "completed", "running", "pending")
+    ]
+    (one.folder / "notebook.part.ipynb").write_text(json.dumps({"cells": cells}))
+    clock[0] = 1041
+    board.look()
+    assert capsys.readouterr().out == "[1/2] 03_encoders · cell 2 of 4 · 40 s so far\n"
+    finish = happens("finish", 1121, seconds=120.0)
+    assert finish == [
+        "[1/2] 03_encoders finished in 2 min · about 60 s for the remaining 1"
+    ]  # this machine is half as fast
+    assert happens("start", 1122, two) == ["[2/2] 07_latent_diffusion · about 60 s"]
+    lines = happens("fail", 1124, two, seconds=2.0, error="ValueError: no")
+    assert lines[0] == "[2/2] 07_latent_diffusion FAILED after 2 s: ValueError: no"
+    assert board.closing(8).splitlines()[0] == "1 notebook run finished, 1 failed:"
+
+
+def test_rows_that_differ_in_their_seed_become_mean_and_deviation():
+    rows = [{"method": "CE", "imbalance": 100, "seed": seed, "accuracy": 69.0 + seed, "ece": 0.1} for seed in range(3)]
+    rows.append({"method": "WCDAS", "imbalance": 100, "seed": 0, "accuracy": 80.04, "ece": 0.05})
+    header, cells = report.summary(rows)
+    assert header == ["method", "imbalance", "accuracy", "ece", "runs"]
+    assert cells == [["CE", "100", "70.0 ± 1.0", "0.100 ± 0.000", "3"], ["WCDAS", "100", "80.0", "0.050", "1"]]
