@@ -1,0 +1,132 @@
+"""Images become features: what a frozen encoder makes of a data set, and the statistics of each class there."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lt_utils import checkpoints, recipes
+from lt_utils.datasets import ImageData
+from lt_utils.encoders import ResNet, encode, load_official_ldmlr
+from lt_utils.runs import Run
+from lt_utils.training import device
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A data set seen through a frozen encoder: features [N, D] >= 0, labels [N] and logits [N, C], training and test.
+
+    `head` is the encoder's own classifier, `counts` the training images of each class.
+    """
+
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+    test_logits: Tensor
+    head: nn.Module
+    counts: list[int]
+
+    @property
+    def dim(self) -> int:
+        return self.train.shape[1]
+
+    @property
+    def classes(self) -> int:
+        return len(self.counts)
+
+
+def encode_data(model: ResNet, data: ImageData) -> Encoded:
+    """Every image of `data` once through `model` in evaluation mode, without augmentation; all stays on its device."""
+    where = next(model.parameters()).device
+    data = data.to(where)
+    train, _ = encode(model, data.train_images)
+    test, logits = encode(model, data.test_images)
+    return Encoded(train, data.train_labels, test, data.test_labels, logits, model.head, data.counts)
+
+
+def encode_official(path: str | Path, data: ImageData) -> Encoded:
+    """Features of the published LDMLR ResNet-32 in the .npz file `path`, for CIFAR-10 or CIFAR-100 in `data`.
+
+    The published CIFAR-10 encoder saw red and blue swapped in training, so its images are swapped here.
+    """
+    model = load_official_ldmlr(path, data.classes).to(device(), memory_format=torch.channels_last)
+    if data.classes == 10:
+        swap = [2, 1, 0]
+        data = replace(data, train_images=data.train_images[:, swap], test_images=data.test_images[:, swap])
+    return encode_data(model, data)
+
+
+def obtain(
+    data: ImageData,
+    seed: int,
+    *,
+    earlier: Run | None = None,
+    official: str = "",
+    checkpoint: str | Path | None = None,
+    epochs: int = 20,
+    depth: int = 8,
+) -> tuple[Encoded, str]:
+    """Features of `data` by the encoder of this seed, and a sentence that says where the encoder came from.
+
+    In this order: the published encoder in the file `official`; the "CE" encoder of this seed in `earlier`, a finished
+    run of notebook 03; else one trained now with cross-entropy and mixup, `epochs` long, kept in `checkpoint`.
+    """
+    if official:
+        return encode_official(official, data), f"published LDMLR encoder {Path(official).name}"
+    stored = None if earlier is None else earlier.path / "checkpoints" / f"encoder-ce-seed{seed}.safetensors"
+    if stored is not None and stored.exists():
+        model, _ = checkpoints.load_model(stored, ResNet, device())
+        return encode_data(model, data), f"encoder of seed {seed} loaded from {earlier.name}"
+    model = recipes.train_encoder(
+        data, "ce-mixup", epochs=epochs, depth=depth, seed=seed, checkpoint=checkpoint, label=f"encoder, seed {seed}"
+    )
+    return encode_data(
+        model, data
+    ), f"encoder of seed {seed} trained here for {epochs} epochs: no run of notebook 03 was found"
+    return encode_data(model, data), told
+
+
+# ---------------------------------------------------------------------------------------------------------- statistics
+def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Mean feature of each class, [C, D]; nan for a class without a feature."""
+    total = features.new_zeros(classes, features.shape[1]).index_add_(0, labels, features)
+    return total / torch.bincount(labels, minlength=classes)[:, None]
+
+
+def class_spread(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Root-mean-square distance of the features [N, D] of each class to their class mean, [C]."""
+    means = class_means(features, labels, classes)
+    squared = (features - means[labels]).square().sum(1)
+    total = squared.new_zeros(classes).index_add_(0, labels, squared)
+    return (total / torch.bincount(labels, minlength=classes)).sqrt()
+
+
+def relative_length(means: Tensor, reference: Tensor) -> Tensor:
+    """How far each class mean reaches in the direction of its reference mean; both [C, D], result [C], 1 when equal.
+
+    Both are centred by the average of the reference means, m_c = mean_c - centre: <m_c, r_c> / |r_c|^2.
+    """
+    centre = reference.mean(0)
+    means, reference = means - centre, reference - centre
+    return (means * reference).sum(1) / reference.square().sum(1)
+
+
+def nearest_distance(features: Tensor, others: Tensor, *, same: bool = False) -> Tensor:
+    """Distance [N] from each of features [N, D] to the nearest of `others` [M, D].
+
+    same: the two sets are one and the same, so a feature is not its own neighbour.
+    """
+    # The default of cdist loses digits where the distance is small, and small distances are the point here.
+    distance = torch.cdist(features, others, compute_mode="donot_use_mm_for_euclid_dist")
+    if same:
+        distance.fill_diagonal_(math.inf)
+    return distance.amin(1)
+
+
+def shared_covariance(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Covariance [D, D] of features [N, D] around their class means, all classes together."""
+    centred = features - class_means(features, labels, classes)[labels]
+    return centred.T @ centred / max(1, len(features) - classes)

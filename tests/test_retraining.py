@@ -1,0 +1,278 @@
+"""Features and retraining: the counts rule, the sources, the scale of features, closed forms, the head's training."""
+
+import pytest
+import torch
+from torch import nn
+
+from lt_utils.diffusion import cosine_schedule, sample
+from lt_utils.errors import CourseError
+from lt_utils.feature_diffusion import GaussianDenoiser, Standardiser, load_generator, train_feature_diffusion
+from lt_utils.features import (
+    Encoded,
+    class_means,
+    class_spread,
+    encode_data,
+    nearest_distance,
+    relative_length,
+    shared_covariance,
+)
+from lt_utils.heads import LinearHead
+from lt_utils.longtail import class_counts
+from lt_utils.retraining import (
+    CONTROLS,
+    amounts_to_labels,
+    class_gaussian,
+    index_thirds,
+    paired,
+    ratio_amounts,
+    result_rows,
+    retrain_head,
+    topup_amounts,
+)
+
+CIFAR10_LT10 = class_counts(5000, 10, 10)
+CIFAR10_LT100 = class_counts(5000, 10, 100)
+CIFAR100_LT10 = class_counts(500, 100, 10)
+CIFAR100_LT100 = class_counts(500, 100, 100)
+
+
+@pytest.fixture
+def blobs():
+    """Three Gaussian classes of 300, 60 and 8 features in four dimensions, with a test set and a linear head."""
+    torch.manual_seed(0)
+    counts, centre = [300, 60, 8], torch.tensor([[3.0, 0, 0, 1], [0, 3, 0, 1], [0, 0, 3, 1]])
+    labels, test = amounts_to_labels(counts), amounts_to_labels([50] * 3)
+    train = centre[labels] + torch.randn(len(labels), 4)
+    held = centre[test] + torch.randn(len(test), 4)
+    head = LinearHead(4, 3)
+    return Encoded(train, labels, held, test, head(held).detach(), head, counts)
+
+
+# ------------------------------------------------------------------------------------------------------------ how many
+@pytest.mark.parametrize(
+    ("counts", "totals"),
+    [
+        (CIFAR10_LT100, (2480, 2173, 252, 55)),
+        (CIFAR10_LT10, (4085, 2837, 852, 396)),
+        (CIFAR100_LT100, (2262, 1745, 352, 165)),
+        (CIFAR100_LT10, (3912, 2374, 1051, 487)),
+    ],
+)
+def test_the_published_rule_gives_the_published_totals(counts, totals):
+    assert tuple(sum(ratio_amounts(counts, 0.2, group)) for group in ("all", "many", "medium", "few")) == totals
+
+
+def test_groups_by_class_number_are_those_of_the_published_code():
+    ten, hundred = index_thirds(10), index_thirds(100)
+    assert [members[0] for members in ten.values()] == [0, 4, 7]
+    assert [(members[0], members[-1]) for members in hundred.values()] == [(0, 33), (34, 66), (67, 99)]
+    assert sum(ten.values(), []) == list(range(10))
+
+
+def test_amounts_round_half_to_even_and_never_fall_below_five():
+    assert ratio_amounts([65, 62, 10], 0.1) == [6, 6, 5]
+    assert ratio_amounts([250, 50, 10], 0.2, "few", groups="counts") == [0, 0, 5]
+    assert ratio_amounts([250, 50, 30], 0.2, "few", groups="counts") == [0, 0, 0]
+
+
+def test_top_up_fills_every_class():
+    assert topup_amounts([10, 7, 2]) == [0, 3, 8]
+    assert topup_amounts([10, 7, 2], size=8) == [0, 1, 6]
+    assert sum(topup_amounts(CIFAR10_LT100)) == 50_000 - 12_406
+
+
+def test_wrong_group_rule_or_ratio_is_refused():
+    with pytest.raises(CourseError, match="Unknown group 'tail'.*few"):
+        ratio_amounts([10, 5], 0.2, "tail")
+    with pytest.raises(CourseError, match="Unknown rule"):
+        ratio_amounts([10, 5], 0.2, groups="index")
+    with pytest.raises(CourseError, match="negative"):
+        ratio_amounts([10, 5], -1)
+
+
+# ------------------------------------------------------------------------------------------------------------- sources
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_source_gives_what_was_asked_for_and_depends_on_its_seed(name, blobs):
+    source, amounts = CONTROLS[name], [0, 5, 40]
+    features, labels = source(blobs.train, blobs.train_labels, amounts, seed=1)
+    assert features.shape == (len(labels), 4)
+    assert features.isfinite().all()
+    if name == "No generation":
+        assert len(features) == 0
+        return
+    assert torch.bincount(labels, minlength=3).tolist() == amounts
+    again, other = (source(blobs.train, blobs.train_labels, amounts, seed=seed)[0] for seed in (1, 2))
+    assert torch.equal(features, again)
+    assert not torch.equal(features, other)
+
+
+def test_resampled_features_are_real_ones_of_their_own_class_and_all_occur(blobs):
+    shuffled = torch.randperm(len(blobs.train), generator=torch.Generator().manual_seed(0))
+    real, real_labels = blobs.train[shuffled], blobs.train_labels[shuffled]
+    features, labels = CONTROLS["Resampled real"](real, real_labels, [20, 20, 400], seed=0)
+    for c in range(3):
+        assert (nearest_distance(features[labels == c], real[real_labels == c]) < 1e-3).all()
+    assert len(features[labels == 2].unique(dim=0)) == 8
+
+
+def test_resampling_a_class_without_features_is_refused(blobs):
+    with pytest.raises(CourseError, match="Class 2 has no real feature"):
+        CONTROLS["Resampled real"](blobs.train[:300], blobs.train_labels[:300], [0, 0, 5])
+
+
+@pytest.mark.parametrize("own", [0.0, 0.5, 1.0])
+def test_class_gaussians_have_the_mean_and_covariance_they_promise(own, blobs):
+    features, labels = class_gaussian(blobs.train, blobs.train_labels, [0, 60_000, 0], seed=0, own=own)
+    real = blobs.train[blobs.train_labels == 1]
+    pooled = shared_covariance(blobs.train, blobs.train_labels, 3)
+    assert torch.allclose(features.mean(0), real.mean(0), atol=0.03)
+    assert torch.allclose(features.T.cov(), (1 - own) * pooled + own * real.T.cov(), atol=0.05)
+
+
+def test_uniform_noise_fills_the_unit_cube():
+    features, _ = CONTROLS["Uniform noise"](torch.zeros(2, 3), torch.tensor([0, 1]), [4000, 0], seed=0)
+    assert 0 <= features.min() < 0.01 and 0.99 < features.max() <= 1
+    assert torch.allclose(features.var(0), torch.full((3,), 1 / 12), atol=0.005)
+
+
+# ---------------------------------------------------------------------------------------------------------- statistics
+def test_standardiser_and_its_inverse():
+    torch.manual_seed(0)
+    features = torch.rand(500, 6) * torch.tensor([1.0, 10, 0.1, 5, 2, 0]) + 3
+    scale = Standardiser.fit(features)
+    x = scale(features)
+    assert torch.allclose(x.mean(0), torch.zeros(6), atol=1e-4)
+    assert torch.allclose(x[:, :5].std(0, correction=0), torch.ones(5), atol=1e-4)
+    assert x.isfinite().all() and torch.allclose(scale.inverse(x), features, atol=1e-5)
+
+
+def test_class_statistics_against_a_loop(blobs):
+    means = class_means(blobs.train, blobs.train_labels, 3)
+    spread = class_spread(blobs.train, blobs.train_labels, 3)
+    for c in range(3):
+        part = blobs.train[blobs.train_labels == c]
+        assert torch.allclose(means[c], part.mean(0), atol=1e-5)
+        assert torch.allclose(spread[c].square(), part.var(0, correction=0).sum(), rtol=1e-4)
+    assert class_means(blobs.train, blobs.train_labels, 4)[3].isnan().all()
+
+
+def test_relative_length_of_means_that_are_half_as_long():
+    torch.manual_seed(0)
+    reference = torch.randn(5, 8)
+    centre = reference.mean(0)
+    assert torch.allclose(relative_length(reference, reference), torch.ones(5), atol=1e-6)
+    assert torch.allclose(relative_length(centre + (reference - centre) / 2, reference), torch.full((5,), 0.5))
+
+
+def test_nearest_distance_leaves_out_the_feature_itself():
+    points = torch.tensor([[0.0, 0], [3, 4], [0, 1]])
+    assert nearest_distance(points, points).tolist() == [0, 0, 0]
+    assert torch.allclose(nearest_distance(points, points, same=True), torch.tensor([1, 18**0.5, 1]))
+
+
+# ----------------------------------------------------------------------------------------------------------- generator
+def test_ddim_with_the_exact_denoiser_gives_the_gaussian_back():
+    torch.manual_seed(0)
+    mix = torch.randn(5, 5) / 2
+    means, covariance = torch.randn(2, 5), mix @ mix.T + 0.1 * torch.eye(5)
+    schedule = cosine_schedule()
+    exact = GaussianDenoiser(means, covariance, schedule)
+    drawn = sample(exact, schedule, torch.ones(20_000, dtype=torch.long), (5,), objective="x0", steps=200, batch=20_000)
+    assert torch.allclose(drawn.mean(0), means[1], atol=0.04)
+    assert torch.allclose(drawn.T.cov(), covariance, atol=0.06)
+
+
+def test_a_trained_generator_places_its_classes_and_is_loaded_as_it_was(tmp_path, blobs):
+    made = train_feature_diffusion(blobs.train, blobs.train_labels, 3, steps=250, width=48, blocks=2, batch=128)
+    labels = amounts_to_labels([400, 400, 0])
+    drawn = made.generate(labels, steps=20)
+    means, real = class_means(drawn, labels, 3)[:2], class_means(blobs.train, blobs.train_labels, 3)[:2]
+    assert (means - real).norm(dim=1).max() < 0.8  # the two classes are 4.2 apart
+    assert (
+        class_spread(drawn, labels, 3)[:2] / class_spread(blobs.train, blobs.train_labels, 3)[:2] - 1
+    ).abs().max() < 0.3
+    made.save(tmp_path / "generator.safetensors", seed=0)
+    again = load_generator(tmp_path / "generator.safetensors")
+    assert torch.allclose(again.generate(labels, steps=5, seed=3), made.generate(labels, steps=5, seed=3), atol=1e-5)
+    assert made.generate(labels[:0]).shape == (0, 4)
+
+
+def test_feature_training_goes_on_from_its_checkpoint(tmp_path, blobs):
+    options = dict(steps=12, width=16, blocks=1, batch=64, checkpoint=tmp_path / "g.safetensors")
+    first = train_feature_diffusion(blobs.train, blobs.train_labels, 3, **options)
+    second = train_feature_diffusion(blobs.train, blobs.train_labels, 3, **options)
+    for one, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_denoiser_without_scale_is_refused(tmp_path):
+    from lt_utils import checkpoints
+    from lt_utils.denoisers import ResidualMLP
+
+    checkpoints.save_model(tmp_path / "bare.safetensors", ResidualMLP(4, 3, 8, 1))
+    with pytest.raises(CourseError, match="without the scale"):
+        load_generator(tmp_path / "bare.safetensors")
+
+
+# ---------------------------------------------------------------------------------------------------------- retraining
+def test_retraining_starts_from_the_encoders_head_and_leaves_it_alone(blobs):
+    before = blobs.head.weight.clone()
+    still = retrain_head(blobs, blobs.train[:0], blobs.train_labels[:0], epochs=1, rate=0.0)
+    moved = retrain_head(blobs, blobs.train[:0], blobs.train_labels[:0], epochs=150, batch=64, rate=1e-2)
+    assert torch.equal(blobs.head.weight, before) and torch.equal(still.head.weight, before)
+    assert moved.plain[-1] > 85 > still.plain[0]
+    assert len(moved.plain) == len(moved.shifted) == 150
+
+
+def test_retraining_equals_a_plain_loop_in_one_batch(blobs):
+    """With all features in one batch the order does not matter: compare with Adam written out."""
+    result = retrain_head(blobs, blobs.train[:0], blobs.train_labels[:0], epochs=3, batch=10_000)
+    head = nn.Linear(4, 3)
+    head.load_state_dict(blobs.head.state_dict())
+    first, second = [torch.zeros_like(p) for p in head.parameters()], [torch.zeros_like(p) for p in head.parameters()]
+    for k in range(1, 4):
+        loss = nn.functional.cross_entropy(head(blobs.train), blobs.train_labels)
+        gradients = torch.autograd.grad(loss, list(head.parameters()))
+        with torch.no_grad():
+            for p, gradient, m, v in zip(head.parameters(), gradients, first, second, strict=True):
+                gradient = gradient + 1e-5 * p
+                m.mul_(0.9).add_(0.1 * gradient)
+                v.mul_(0.999).add_(0.001 * gradient.square())
+                p -= 1e-3 * (m / (1 - 0.9**k)) / ((v / (1 - 0.999**k)).sqrt() + 1e-8)
+    assert torch.allclose(result.head.weight, head.weight, atol=1e-5)
+
+
+def test_the_seed_decides_the_result(blobs):
+    added = CONTROLS["Resampled real"](blobs.train, blobs.train_labels, [0, 0, 50])
+    first, again, other = (retrain_head(blobs, *added, epochs=2, batch=64, seed=seed).head.weight for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_rows_report_the_last_epoch_and_beside_it_the_best(blobs):
+    result = retrain_head(blobs, blobs.train[:0], blobs.train_labels[:0], epochs=5, batch=64, rate=0.05)
+    plain, shifted = result_rows(result, blobs, method="No generation", seed=0)
+    assert (plain["test"], shifted["test"]) == ("plain", "label shift")
+    assert plain["accuracy"] == pytest.approx(result.plain[-1].item(), abs=0.01)
+    assert shifted["accuracy"] == pytest.approx(result.shifted[-1].item(), abs=0.01)
+    assert plain["best_test_epoch"] == pytest.approx(result.plain.max().item(), abs=0.01)
+    assert {"method", "seed", "accuracy", "many", "medium", "few", "ece"} <= plain.keys()
+
+
+def test_paired_standard_error():
+    mean, error = paired([1.0, 2.0, 3.0])
+    assert mean == 2 and error == pytest.approx(1 / 3**0.5)
+    assert paired([1.0])[1] != paired([1.0])[1]  # nan: one pair has no spread
+
+
+def test_encoding_a_data_set(blobs):
+    from lt_utils import datasets
+    from lt_utils.encoders import ResNet
+
+    data = datasets.load().long_tailed(counts=[12, 10, 8, 8, 6, 6, 4, 4, 2, 2])
+    torch.manual_seed(0)
+    model = ResNet(10, 1, 8, 4, mean=(0.3,), std=(0.35,)).eval()
+    encoded = encode_data(model, data)
+    assert encoded.train.shape == (62, 16) and (encoded.train >= 0).all()
+    assert encoded.counts == data.counts and encoded.dim == 16 and encoded.classes == 10
+    assert torch.allclose(encoded.head(encoded.test), encoded.test_logits, atol=1e-5)
