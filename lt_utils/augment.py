@@ -7,7 +7,7 @@ from torch import Tensor
 
 def unit(images: Tensor) -> Tensor:
     """uint8 images in 0..255 -> float32 in 0..1, in channels-last memory (twice as fast in convolutions on a CPU)."""
-    return images.float().div_(255).contiguous(memory_format=torch.channels_last)
+    return (images / 255).contiguous(memory_format=torch.channels_last)
 
 
 def random_crop_flip(images: Tensor, pad: int = 4, flip: bool = True) -> Tensor:

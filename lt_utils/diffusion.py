@@ -34,25 +34,31 @@ class Schedule:
             alpha_bar.ndim == 1
             and len(alpha_bar) > 1
             and (alpha_bar.diff() < 0).all()
-            and 0 < alpha_bar[-1]
+            and alpha_bar[-1] > 0
             and alpha_bar[0] < 1
         ):
             raise CourseError(
-                "A noise schedule is a list of at least two alpha_bar values that fall strictly and stay between 0 and 1."
+                "A noise schedule is a list of two or more alpha_bar values that fall strictly and stay between 0 and 1."
             )
         self.alpha_bar = alpha_bar
         previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
         self.beta = 1 - alpha_bar / previous
         # Variance of q(x_{t-1} | x_t, x_0), equation 7 of DDPM; 0 at t = 0.
         self.posterior_variance = self.beta * (1 - previous) / (1 - alpha_bar)
+        self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self.alpha_bar)
 
     def scales(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """a = sqrt(alpha_bar_t) and s = sqrt(1 - alpha_bar_t) for t [B], shaped to multiply `like` [B, ...], in its dtype."""
-        alpha_bar = self.alpha_bar.to(t.device)[t].view(-1, *[1] * (like.ndim - 1))
-        return alpha_bar.sqrt().to(like.dtype), (1 - alpha_bar).sqrt().to(like.dtype)
+        """a = sqrt(alpha_bar_t), s = sqrt(1 - alpha_bar_t) for t [B], shaped to multiply `like` [B, ...], in its dtype."""
+        # Rounded on the CPU (Apple's MPS has no float64) and copied once: a copy in every step would make a GPU wait.
+        key = (t.device, like.dtype)
+        if key not in self._tables:
+            roots = self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt()
+            self._tables[key] = tuple(root.to(like.dtype).to(t.device) for root in roots)
+        a, s = (table[t].view(-1, *[1] * (like.ndim - 1)) for table in self._tables[key])
+        return a, s
 
     def add_noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x_t = a x_0 + s eps for data x0 [B, ...], steps t [B] and noise eps [B, ...] (equation 4 of DDPM)."""
@@ -81,7 +87,9 @@ def cosine_schedule(steps: int = 1000, offset: float = 0.008, largest_beta: floa
 def target(objective: str, x0: Tensor, eps: Tensor, a: Tensor, s: Tensor) -> Tensor:
     """What the network should output, all [B, ...]: eps, x_0, or v = a eps - s x_0 (Salimans & Ho 2022)."""
     choose("objective", objective, OBJECTIVES)
-    return {"eps": eps, "x0": x0}[objective] if objective != "v" else a * eps - s * x0
+    if objective == "v":
+        return a * eps - s * x0
+    return eps if objective == "eps" else x0
 
 
 def estimates(objective: str, output: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:

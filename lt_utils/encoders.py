@@ -1,5 +1,6 @@
 """Encoders: CIFAR-style residual networks whose pooled output is the feature that the rest of the course works on."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lt_utils.augment import unit
+from lt_utils.checkpoints import load_into
 from lt_utils.errors import CourseError
 from lt_utils.heads import build_head
 
@@ -92,7 +95,9 @@ class ResNet(nn.Module):
         return nn.Sequential(Block(inputs, outputs, stride), *(Block(outputs, outputs, 1) for _ in range(blocks - 1)))
 
     def features(self, images: Tensor) -> Tensor:
-        """Features [B, 4 width], all >= 0, of images [B, channels, H, W] in 0..1."""
+        """Features [B, 4 width], all >= 0, of images [B, channels, H, W] in 0..1. CourseError for uint8 images."""
+        if not images.is_floating_point():
+            raise CourseError("An encoder takes images in 0..1: pass uint8 images through lt_utils.augment.unit.")
         x = (images - self.mean) / self.std
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = self.layer3(self.layer2(self.layer1(x)))
@@ -105,42 +110,48 @@ class ResNet(nn.Module):
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel, in 0..1, of uint8 images [N, channels, H, W], for ResNet."""
-    pixels = images.double().div(255)
-    return tuple(pixels.mean(dim=(0, 2, 3)).tolist()), tuple(pixels.std(dim=(0, 2, 3)).tolist())
+    # From the histogram of the 256 values: exact, and without a copy of all images in float64.
+    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)])
+    counts = counts.cpu().double()
+    total = counts.sum(dim=1, keepdim=True)
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean = (counts * values).sum(dim=1, keepdim=True) / total
+    variance = (counts * (values - mean) ** 2).sum(dim=1, keepdim=True) / (total - 1)
+    return tuple(mean.flatten().tolist()), tuple(variance.sqrt().flatten().tolist())
 
 
 def load_official_ldmlr(path: str | Path, classes: int) -> ResNet:
     """The published LDMLR ResNet-32 (one array per state entry in an .npz), in evaluation mode.
 
     The CIFAR-10 encoder was trained on images with red and blue swapped: give it images[:, [2, 1, 0]].
-    The CIFAR-100 encoder takes true RGB. Raises CourseError if the file does not hold this network for `classes` classes.
+    The CIFAR-100 encoder takes true RGB. Raises CourseError if the file cannot be read, or does not hold this network
+    for `classes` classes.
     """
     model = ResNet(classes)
-    with np.load(path, allow_pickle=False) as arrays:
-        state = {name.replace("fc.", "head."): torch.from_numpy(arrays[name]) for name in arrays.files}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            state = {name.replace("fc.", "head."): torch.from_numpy(arrays[name]) for name in arrays.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise CourseError(f"{path} cannot be read as an .npz of arrays ({error}): fetch or copy it again.") from None
     if (found := state.get("head.weight", torch.empty(0)).shape[0]) != classes:
         raise CourseError(
             f"{Path(path).name} holds an encoder for {found} classes, not {classes}: load it with classes={found}."
         )
     # The published file leaves out the batch counters of BatchNorm, which evaluation does not use.
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    wrong = [name for name in missing if not name.endswith("num_batches_tracked")] + list(unexpected)
-    if wrong:
-        raise CourseError(
-            f"{Path(path).name} is not an LDMLR ResNet-32: entry {wrong[0]!r} does not fit (and {len(wrong) - 1} more)."
-        )
+    counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
+    load_into(model, counters | state, Path(path).name)
     return model.eval()
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: its tensors could not be used to train a head or a denoiser
 def encode(model: ResNet, images: Tensor, batch: int = 500) -> tuple[Tensor, Tensor]:
-    """Features [N, D] and logits [N, C] of uint8 images [N, channels, H, W], in evaluation mode and float32."""
-    was_training = model.training
+    """Features [N, D] and logits [N, C] of uint8 images [N, channels, H, W], in evaluation mode and float32.
+
+    The images may lie on another device than the model; features and logits lie on the model's.
+    """
+    was_training, where = model.training, model.conv1.weight.device
     model.eval()
-    features = [
-        model.features(part.float().div_(255).contiguous(memory_format=torch.channels_last))
-        for part in images.split(batch)
-    ]
+    features = [model.features(unit(part.to(where))) for part in images.split(batch)]
     logits = [model.head(part) for part in features]
     model.train(was_training)
-    return torch.cat(features).clone(), torch.cat(logits).clone()
+    return torch.cat(features), torch.cat(logits)

@@ -6,9 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lt_utils.errors import CourseError
+
 
 def log_prior(counts: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """log(n_c / N) of each class, float32 [C]: the log of the class prior of the training set. All counts > 0."""
+    """log(n_c / N) of each class, float32 [C]: the log of the class prior of the training set.
+
+    Raises CourseError for a class without training image, whose log prior would be minus infinity.
+    """
+    if min(counts) <= 0:
+        empty = list(counts).index(min(counts))
+        raise CourseError(f"Class {empty} has no training image and so no log prior: give counts above 0.")
     counts = torch.as_tensor(list(counts), dtype=torch.float32, device=device)
     return torch.log(counts / counts.sum())
 

@@ -9,15 +9,21 @@ from lt_utils.errors import CourseError
 from lt_utils.longtail import group_indices
 
 
+def _double(values: Tensor) -> Tensor:
+    """`values` in float64; on the CPU where the device has no float64 (Apple's MPS)."""
+    return values.cpu().double() if values.device.type == "mps" else values.double()
+
+
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Top-1 accuracy in percent of logits (or probabilities) [N, C] against labels [N]."""
-    return 100 * (logits.argmax(dim=1) == labels).double().mean().item()
+    return 100 * _double(logits.argmax(dim=1) == labels).mean().item()
 
 
 def class_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Top-1 accuracy in percent of each class, float64 [C]; nan for a class without test image."""
     classes = logits.shape[1]
-    right = (logits.argmax(dim=1) == labels).double()
+    right = _double(logits.argmax(dim=1) == labels)
+    labels = labels.to(right.device)
     total = torch.bincount(labels, minlength=classes)
     return 100 * torch.bincount(labels, weights=right, minlength=classes) / total
 
@@ -27,9 +33,12 @@ def group_accuracy(
 ) -> dict[str, float]:
     """Accuracy in percent over the test images of the many / medium / few classes, grouped by training `counts` [C].
 
-    A group without class is left out.
+    A group without class is left out. Raises CourseError if `counts` are not those of these C classes.
     """
-    right = (logits.argmax(dim=1) == labels).double()
+    if len(counts) != logits.shape[1]:
+        raise CourseError(f"{len(counts)} class counts do not fit logits of {logits.shape[1]} classes: give one each.")
+    right = _double(logits.argmax(dim=1) == labels)
+    labels = labels.to(right.device)
     groups = group_indices(counts, many, few)
     return {
         name: 100 * right[torch.isin(labels, torch.tensor(classes, device=labels.device))].mean().item()
@@ -38,8 +47,14 @@ def group_accuracy(
 
 
 def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> tuple[Tensor, Tensor, Tensor]:
-    """Share of samples, mean confidence and accuracy (all 0..1, float64 [bins]) in equal bins (low, high] of the confidence."""
-    confidence, prediction = probabilities.double().max(dim=1)
+    """Share of samples, mean confidence and accuracy (all 0..1, float64 [bins]) in equal confidence bins (low, high].
+
+    Raises CourseError for probabilities [N, C] outside 0..1, such as logits.
+    """
+    confidence, prediction = _double(probabilities).max(dim=1)
+    labels = labels.to(prediction.device)
+    if not -1e-3 <= confidence.min() <= confidence.max() <= 1 + 1e-3:
+        raise CourseError("Calibration needs probabilities in 0..1: give logits.softmax(dim=1), not the logits.")
     place = (confidence * bins).ceil().long().sub_(1).clamp_(0, bins - 1)
     total = torch.bincount(place, minlength=bins)
     right = torch.bincount(place, weights=(prediction == labels).double(), minlength=bins)
@@ -92,8 +107,12 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
                 f"The Fréchet distance of {features.shape[1]}-dimensional features needs more than {features.shape[1]} "
                 f"samples; the {name} set has {len(features)}."
             )
-    first, second = first.double(), second.double()
-    cov1, cov2 = first.T.cov(), second.T.cov()
+    if first.shape[1] != second.shape[1]:
+        raise CourseError(
+            f"Features of {first.shape[1]} and {second.shape[1]} dimensions cannot be compared: use one encoder for both."
+        )
+    first, second = _double(first), _double(second)
+    cov1, cov2 = torch.atleast_2d(first.T.cov()), torch.atleast_2d(second.T.cov())
     # The symmetric form has real, non-negative eigenvalues, so no complex matrix square root is needed.
     values, vectors = torch.linalg.eigh(cov1)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T

@@ -5,6 +5,7 @@ build every part of these recipes step by step; here they are put together once,
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -25,13 +26,14 @@ from lt_utils.training import EMA, cosine, device, train, warmup_cosine
 METHODS = ("ce", "ce-mixup", "logit-adjusted", "wcdas")
 
 
-def encoder_loss(method: str, data: ImageData, pad: int = 4):
+def encoder_loss(method: str, data: ImageData, pad: int = 4) -> Callable[[nn.Module, Tensor], Tensor]:
     """loss(model, index) of an encoder method on device-resident data; CourseError lists the known methods.
 
     "ce": cross-entropy. "ce-mixup": the same on mixed images (LDMLR's "CE"). "logit-adjusted": the class prior inside the
     loss. "wcdas": cross-entropy on the logits of a WCDAS head.
     """
     choose("method", method, METHODS)
+    counts = data.counts
 
     def loss(model: nn.Module, index: Tensor) -> Tensor:
         images, labels = unit(random_crop_flip(data.train_images[index], pad)), data.train_labels[index]
@@ -39,7 +41,7 @@ def encoder_loss(method: str, data: ImageData, pad: int = 4):
             mixed, partner, weight = mixup(images)
             return mixup_loss(model(mixed), labels, partner, weight)
         if method == "logit-adjusted":
-            return logit_adjusted_loss(model(images), labels, data.counts)
+            return logit_adjusted_loss(model(images), labels, counts)
         return F.cross_entropy(model(images), labels)
 
     return loss
@@ -116,10 +118,10 @@ def train_image_diffusion(
     data: ImageData,
     schedule: Schedule,
     *,
-    steps: int,
+    steps: int = 350,
     objective: str = "v",
     width: int = 32,
-    mults: tuple[int, ...] = (1, 2),
+    mults: tuple[int, ...] = (1, 2, 2),
     blocks: int = 1,
     batch: int = 64,
     rate: float = 2e-3,
