@@ -3,6 +3,7 @@
 A checkpoint is written under another name and renamed when complete: a failed write leaves the last good one.
 """
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -28,10 +29,11 @@ def save(path: str | Path, tensors: dict[str, Tensor], facts: dict) -> None:
         save_file(tensors, partial, metadata={"facts": json.dumps(facts)})
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise CourseError(
             f"The checkpoint {path} could not be written ({error}): free some space or choose another folder; "
-            f"{'the last complete one is still there' if path.exists() else 'nothing was written'}."
+            f"{'the last complete one is still there' if os.path.exists(path) else 'nothing was written'}."
         ) from None
 
 
@@ -42,11 +44,13 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict]:
         raise CourseError(f"There is no checkpoint {path}: run the notebook that makes it, or correct the path.")
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["facts"])
-            return {name: file.get_tensor(name) for name in file.keys()}, facts
-    except (SafetensorError, KeyError, OSError, ValueError) as error:
+            facts = (file.metadata() or {}).get("facts")
+            if facts is None:
+                raise ValueError("its header holds no facts")
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(facts)
+    except (SafetensorError, OSError, ValueError) as error:
         raise CourseError(
-            f"{path} is not a readable checkpoint of this course ({error}): delete it, train again."
+            f"{path} is not a readable checkpoint of this course ({error}): delete it and train again."
         ) from None
 
 
@@ -83,3 +87,70 @@ def load_model(path: str | Path, kind: type[nn.Module], device: torch.device | s
     model = kind(**facts["config"])
     load_into(model, tensors, path)
     return model.to(device).eval(), facts
+
+
+# ------------------------------------------------------------------------------------------------- a training under way
+def identity(path: str | Path | None) -> tuple[int, int] | None:
+    """What tells one written file from the next at the same path; None if there is no file."""
+    if path is None or not os.path.exists(path):
+        return None
+    facts = os.stat(path)
+    return facts.st_ino, facts.st_mtime_ns
+
+
+def save_training(
+    path: str | Path,
+    facts: dict,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: nn.Module | None,
+    losses: Tensor,
+) -> None:
+    """Save all that `resume_training` needs: weights, their moving average if there is one, optimiser state and losses."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()} | {"losses": losses}
+    if average is not None:
+        tensors |= {f"ema.{name}": tensor for name, tensor in average.state_dict().items()}
+    for number, entries in optimizer.state_dict()["state"].items():
+        tensors |= {
+            f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in entries.items() if value is not None
+        }
+    save(path, tensors, facts)
+
+
+def resume_training(
+    path: str | Path,
+    facts: dict,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: nn.Module | None,
+    losses: Tensor,
+) -> tuple[int, float]:
+    """Load what `save_training` wrote; return the steps done and the seconds they took.
+
+    Raises CourseError, before anything is changed, if the checkpoint was saved with other `facts` or another architecture.
+    """
+    tensors, stored = load(path)
+    different = [name for name, value in facts.items() if stored.get(name) != value]
+    if different:
+        told = ", ".join(f"{name} {stored.get(name)!r} instead of {facts[name]!r}" for name in different)
+        raise CourseError(
+            f"{path} is of another training ({told}): delete it to train anew, or train with what it was made with."
+        )
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    load_into(model, part("model."), path)
+    if average is not None:
+        load_into(average, part("ema."), path)
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in part("optimizer.").items():
+        number, entry = name.split(".", 1)
+        weight = weights[int(number)]
+        if tensor.shape == weight.shape:  # in the memory format of the weight, or sums would round differently
+            tensor = torch.empty_like(weight, dtype=tensor.dtype, device="cpu").copy_(tensor)
+        state.setdefault(int(number), {})[entry] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    losses.copy_(tensors["losses"])
+    return stored["step"], stored["seconds"]

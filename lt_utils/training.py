@@ -10,19 +10,17 @@ generator states; on a CPU the result is the same to the last bit.
 
 import copy
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from lt_utils import checkpoints
 from lt_utils.errors import CourseError, choose
+from lt_utils.interrupts import FinishStep
 
 
 def device() -> torch.device:
@@ -31,9 +29,10 @@ def device() -> torch.device:
 
 
 def precision_for(where: torch.device) -> str:
-    """ "bf16" where it is fast (CUDA, CPUs with bfloat16 instructions), else "fp32"."""
+    """ "bf16" where it is fast (GPUs and CPUs with bfloat16 instructions), else "fp32"."""
     if where.type == "cuda":
-        return "bf16"
+        # Older GPUs, such as the T4 of free notebook services, only emulate bfloat16, slowly.
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     capabilities = torch.cpu.get_capabilities() if where.type == "cpu" else {}
     return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
 
@@ -113,22 +112,14 @@ def batch_of(k: int, n: int, batch: int, seed: int) -> Tensor:
     return order[place * batch : (place + 1) * batch]
 
 
-class _FinishStep:
-    """Holds Ctrl-C back until the step that is running is complete, so that what is saved is whole."""
+def images_after(k: int, n: int, batch: int) -> int:
+    """How many images k steps of `batch_of` have visited."""
+    epochs, place = divmod(k, math.ceil(n / batch))
+    return epochs * n + min(place * batch, n)
 
-    def __enter__(self) -> Self:
-        self.asked = False
-        # Signals can be handled in the main thread only; elsewhere Ctrl-C is somebody else's business.
-        self.main = threading.current_thread() is threading.main_thread()
-        self.before = signal.signal(signal.SIGINT, self._note) if self.main else None
-        return self
 
-    def _note(self, *_: object) -> None:
-        self.asked = True
-
-    def __exit__(self, *_: object) -> None:
-        if self.main:
-            signal.signal(signal.SIGINT, self.before)
+# By checkpoint: the losses of the training that used it last; they tell one training from another.
+_latest: dict[str, Tensor] = {}
 
 
 def train(
@@ -147,7 +138,7 @@ def train(
     checkpoint: str | Path | None = None,
     save_every: float = 20.0,
 ) -> Iterator[Step]:
-    """Train `model` in place and yield a Step after each optimiser step.
+    """Train `model` in place and yield a Step after each optimiser step. It ends in training mode: call model.eval() after.
 
     Args:
         loss: loss(model, index) -> scalar, for the data at `index` [<= batch]; it picks, augments and evaluates.
@@ -155,13 +146,17 @@ def train(
         lr: factor on the optimiser's learning rate, lr(k, steps) for k = 0 .. steps-1.
         seed: decides every random draw inside the loop, not the model's initial weights.
         ema: updated after each step. clip: largest norm of the gradient. precision: "auto", "bf16" or "fp32".
-        checkpoint: file to save to every `save_every` seconds, at Ctrl-C and at the end. If it exists, training goes on
-            from it; if it is finished, one Step is yielded and nothing is trained.
+        checkpoint: file to save to every `save_every` seconds, at Ctrl-C, when the caller leaves the loop, and at the end.
+            If it exists, training goes on from it; if it is finished, one Step is yielded and nothing is trained.
 
-    Raises CourseError if the checkpoint is of another architecture, seed, data size or length, and if a loss is not finite.
+    Raises CourseError if n, steps or batch is below 1, if the checkpoint is of another training (architecture, class
+    count, seed, data size, length, optimiser and its rates), if it cannot be read or written, and if a loss is not finite.
     """
+    if min(n, steps, batch) < 1:
+        raise CourseError(f"Training needs data, steps and a batch of at least 1: n={n}, steps={steps}, batch={batch}.")
     where = next(model.parameters()).device
-    base = [group["lr"] for group in optimizer.param_groups]
+    # Kept in the optimiser, as torch's own schedulers do: a second call with it must not start from a decayed rate.
+    base = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
     facts = dict(
         model=type(model).__name__,
         n=n,
@@ -169,27 +164,42 @@ def train(
         batch=batch,
         seed=seed,
         optimizer=type(optimizer).__name__,
-        ema=bool(ema),
+        rate=[float(rate) for rate in base],
+        decay=[group.get("weight_decay", 0) for group in optimizer.param_groups],
+        schedule=getattr(lr, "__name__", type(lr).__name__),
+        clip=clip,
+        ema=ema.decay if ema else None,
     )
+    average = ema.model if ema else None
     losses, start, spent = torch.full((steps,), math.nan, device=where), 0, 0.0
     if checkpoint is not None and Path(checkpoint).exists():
-        start, spent = _resume(checkpoint, facts, model, optimizer, ema, losses)
+        start, spent = checkpoints.resume_training(checkpoint, facts, model, optimizer, average, losses)
     began = saved = time.monotonic()
+    ours = checkpoints.identity(checkpoint)
+    _latest[str(checkpoint)] = losses
 
     def state(k: int) -> Step:
-        return Step(
-            k, steps, optimizer.param_groups[0]["lr"], k * min(batch, n), spent + time.monotonic() - began, losses
-        )
+        seconds = spent + time.monotonic() - began
+        return Step(k, steps, optimizer.param_groups[0]["lr"], images_after(k, n, batch), seconds, losses)
 
     def save(k: int) -> None:
+        nonlocal ours
+        strange = ~losses[start:k].isfinite()
+        if strange.any():
+            raise CourseError(
+                f"The loss is no longer a finite number from step {start + int(strange.nonzero()[0]) + 1} on: "
+                "lower the learning rate or set clip=1.0."
+            )
         if checkpoint is not None:
-            _save(checkpoint, {**facts, "step": k, "seconds": state(k).seconds}, model, optimizer, ema, losses)
+            done = {"step": k, "seconds": state(k).seconds}
+            checkpoints.save_training(checkpoint, facts | done, model, optimizer, average, losses)
+            ours = checkpoints.identity(checkpoint)
 
     if start == steps:
         yield state(steps)
     model.train()
     for k in range(start, steps):
-        with _FinishStep() as ctrl_c:
+        with FinishStep() as ctrl_c:
             torch.manual_seed(_seed(seed, k))
             index = batch_of(k, n, batch, seed).to(where)
             for group, rate in zip(optimizer.param_groups, base, strict=True):
@@ -206,10 +216,6 @@ def train(
             losses[k] = value.detach()
             last = k + 1 == steps
             if last or ctrl_c.asked or time.monotonic() - saved > save_every:
-                if not losses[start : k + 1].isfinite().all():
-                    raise CourseError(
-                        f"The loss is no longer a finite number near step {k + 1}: lower the learning rate or set clip=1.0."
-                    )
                 save(k + 1)
                 saved = time.monotonic()
         if ctrl_c.asked:
@@ -219,45 +225,11 @@ def train(
         try:
             yield state(k + 1)
         except GeneratorExit:  # the caller's loop was left: by a break, an error, or Ctrl-C outside of a step
-            save(k + 1)
+            # Python may close a forgotten loop much later, when another one has long gone on with this model and file.
+            alone = _latest[str(checkpoint)] is losses and checkpoints.identity(checkpoint) == ours
+            if alone and not last:
+                try:
+                    save(k + 1)
+                except CourseError as error:  # raised here, it would appear as an ignored exception, a traceback wall
+                    print(error)
             raise
-
-
-def _save(
-    path: str | Path, facts: dict, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA | None, losses: Tensor
-) -> None:
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()} | {"losses": losses}
-    if ema is not None:
-        tensors |= {f"ema.{name}": tensor for name, tensor in ema.model.state_dict().items()}
-    for number, entries in optimizer.state_dict()["state"].items():
-        tensors |= {
-            f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in entries.items() if value is not None
-        }
-    checkpoints.save(path, tensors, facts)
-
-
-def _resume(
-    path: str | Path, facts: dict, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA | None, losses: Tensor
-) -> tuple[int, float]:
-    """Load what `_save` wrote into model, optimizer, ema and losses; return the steps done and the seconds they took."""
-    tensors, stored = checkpoints.load(path)
-    different = [name for name, value in facts.items() if stored.get(name) != value]
-    if different:
-        told = ", ".join(f"{name} {stored.get(name)!r} instead of {facts[name]!r}" for name in different)
-        raise CourseError(
-            f"{path} is of another training ({told}): delete it to train anew, or train with what it was made with."
-        )
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-    checkpoints.load_into(model, part("model."), path)
-    if ema is not None:
-        checkpoints.load_into(ema.model, part("ema."), path)
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in part("optimizer.").items():
-        number, entry = name.split(".", 1)
-        state.setdefault(int(number), {})[entry] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    losses.copy_(tensors["losses"])
-    return stored["step"], stored["seconds"]
