@@ -5,15 +5,19 @@ from pathlib import Path
 
 from IPython.display import Markdown
 
+from lt_utils.errors import CourseError, choose
 from lt_utils.files import read_json
 from lt_utils.metrics import mean_std
 from lt_utils.parameters import REPOSITORY
 
 MEASURES = ("accuracy", "many", "medium", "few", "ece")
 
+# 97.5 % quantile of Student's t distribution with n - 1 degrees of freedom, n = 2, 3, ...
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
 
 def average(rows: Iterable[dict], by: Sequence[str] = ("method",), measures: Sequence[str] = MEASURES) -> list[dict]:
-    """One row for each combination of the columns `by`, in order of appearance: "n" seeds and, for each measure, (mean, std).
+    """One row per combination of the columns `by`, in order of appearance: "n" seeds and, per measure, (mean, std).
 
     The standard deviation has n - 1 in its denominator and is nan for one seed. Measures that no row has are left out.
     """
@@ -28,6 +32,54 @@ def average(rows: Iterable[dict], by: Sequence[str] = ("method",), measures: Seq
                 line[measure] = mean_std(values)
         result.append(line)
     return result
+
+
+def student(n: int) -> float:
+    """How many standard errors a 95 % interval of the mean reaches to each side, for n seeds with normal spread.
+
+    4.30 for three seeds. Beyond ten seeds it is rounded up to the value for ten. Raises CourseError for one seed.
+    """
+    if n < 2:
+        raise CourseError("One run has no spread and so no interval: measure at least two seeds.")
+    return STUDENT[min(n, len(STUDENT) + 1) - 2]
+
+
+def paired(
+    rows: Sequence[dict],
+    baseline: str,
+    measure: str = "accuracy",
+    pair: Sequence[str] = ("data", "imbalance", "seed"),
+) -> list[dict]:
+    """How far each method lies above a baseline method, seed by seed.
+
+    Each row is compared with the baseline's row that agrees in the columns `pair`; rows without a partner are left out.
+    So what a seed does to both, such as the encoder they share, cancels.
+
+    Returns one row per method, in order of appearance: "method", "n" pairs, "difference" (mean), "se" (its standard
+    error: standard deviation of the differences / sqrt(n); nan for one pair), "half" (half of the 95 % interval:
+    student(n) * se), "differences" (all of them). Raises CourseError for an unknown baseline, or two rows of one method
+    and seed.
+    """
+    choose("method", baseline, list(dict.fromkeys(row["method"] for row in rows)))
+    measured: dict[str, dict[tuple, float]] = {}
+    for row in rows:
+        if row.get(measure) is not None:
+            key, values = tuple(row.get(column) for column in pair), measured.setdefault(row["method"], {})
+            if key in values:
+                raise CourseError(f"Two rows of {row['method']!r} share {dict(zip(pair, key, strict=True))}: keep one.")
+            values[key] = row[measure]
+    theirs, lines = measured.get(baseline, {}), []
+    for method, values in measured.items():
+        differences = [value - theirs[key] for key, value in values.items() if key in theirs]
+        if method == baseline or not differences:
+            continue
+        mean, std = mean_std(differences)
+        n = len(differences)
+        se = std / n**0.5
+        half = student(n) * se if n > 1 else float("nan")
+        line = {"method": method, "n": n, "difference": mean, "se": se, "half": half, "differences": differences}
+        lines.append(line)
+    return lines
 
 
 def cell(value: object) -> str:
@@ -55,7 +107,7 @@ def show(rows: Sequence[dict], columns: Sequence[str] | None = None, note: str =
 
 
 def reference(notebook: str, folder: Path | None = None) -> list[dict]:
-    """The full-scale records of a notebook (notebooks/reference/<notebook>*.json), oldest name first; empty if there is none.
+    """The full-scale records of a notebook (notebooks/reference/<notebook>*.json), in order of name; may be none.
 
     Each holds rows like a run's record, and the device, commit and date they were measured with.
     """
@@ -64,7 +116,7 @@ def reference(notebook: str, folder: Path | None = None) -> list[dict]:
 
 
 def show_reference(notebook: str, columns: Sequence[str] | None = None, folder: Path | None = None) -> Markdown:
-    """The stored full-scale results of a notebook with what they were measured on, or a sentence that there is none yet."""
+    """The stored full-scale results of a notebook and what they were measured on, or a sentence that there is none."""
     records = reference(notebook, folder)
     if not records:
         return Markdown("*No full-scale run of this notebook is stored yet; its place is* `notebooks/reference/`.")
