@@ -1,7 +1,7 @@
 """How the course trains its networks: one recipe for encoders, one for image diffusion, one for the independent judge.
 
 Each loads the finished network if its checkpoint is there and trains it otherwise, resuming where it was. The notebooks
-build every part of these recipes step by step; here they are put together once, for the notebooks that only need the result.
+build every part of these recipes step by step; here they are put together once, for those that only need the result.
 """
 
 import math
@@ -29,8 +29,8 @@ METHODS = ("ce", "ce-mixup", "logit-adjusted", "wcdas")
 def encoder_loss(method: str, data: ImageData, pad: int = 4) -> Callable[[nn.Module, Tensor], Tensor]:
     """loss(model, index) of an encoder method on device-resident data; CourseError lists the known methods.
 
-    "ce": cross-entropy. "ce-mixup": the same on mixed images (LDMLR's "CE"). "logit-adjusted": the class prior inside the
-    loss. "wcdas": cross-entropy on the logits of a WCDAS head.
+    "ce": cross-entropy. "ce-mixup": the same on mixed images (LDMLR's "CE"). "logit-adjusted": the class prior inside
+    the loss. "wcdas": cross-entropy on the logits of a WCDAS head.
     """
     choose("method", method, METHODS)
     counts = data.counts
@@ -70,7 +70,7 @@ def train_encoder(
     schedule=cosine,
     label: str = "",
 ) -> ResNet:
-    """Train an encoder by `method` for `epochs` with SGD (Nesterov momentum 0.9) and return it, last epoch, in evaluation mode.
+    """Train an encoder by `method` for `epochs` with SGD (Nesterov momentum 0.9); the last epoch, in evaluation mode.
 
     LDMLR's recipe is depth 32, batch 64, rate 0.1, decay 5e-4, 200 epochs, schedule=multistep.
     """
@@ -131,7 +131,7 @@ def train_image_diffusion(
     checkpoint: str | Path | None = None,
     label: str = "",
 ) -> UNet:
-    """Train a class-conditional U-Net on the training images of `data` and return its moving average, in evaluation mode.
+    """Train a class-conditional U-Net on the training images of `data`; its moving average, in evaluation mode.
 
     The defaults are the quick profile: about a minute on two CPU cores. Batches follow the class prior of `data`.
     """
