@@ -1,7 +1,8 @@
 # Every target makes .venv first if it is missing or out of date, so each works as the first command after a clone.
-# Settable: PYTHON (3.11 to 3.13), JOBS (notebooks run at a time), WORKERS (tests at a time).
+# Settable: PYTHON (3.11 to 3.13), JOBS (notebooks run at a time), AGAIN=1 (run finished ones anew), WORKERS (tests).
 
 PYTHON ?=
+AGAIN ?=
 JOBS ?= 1
 WORKERS ?= 2
 VENV := .venv
@@ -22,15 +23,16 @@ help:
 	@echo "make notebooks  execute all notebooks in place; make lint: check the style; make lock: compile the lock anew"
 
 run: $(READY)
-	@exec $(BIN)/python -m lt_utils.batch config/quick.yaml --jobs $(JOBS)
+	@exec $(BIN)/python -m lt_utils.batch config/quick.yaml --jobs $(JOBS) $(if $(AGAIN),--again)
 
 full: $(READY)
-	@exec $(BIN)/python -m lt_utils.batch config/cifar.yaml --jobs $(JOBS)
+	@exec $(BIN)/python -m lt_utils.batch config/cifar.yaml --jobs $(JOBS) $(if $(AGAIN),--again)
 
 # Two workers with one thread each are quicker than one with two. A notebook's cells share a kernel: they stay together.
 test: $(READY)
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope \
-		--nbval --nbval-current-env --nbval-cell-timeout 600 tests $(wildcard notebooks)
+		--nbval --nbval-current-env --nbval-cell-timeout 600 \
+		$(if $(MAKE_TERMOUT),,--color=no) tests $(wildcard notebooks)
 
 lab: $(READY)
 	@exec $(BIN)/python -m jupyterlab --notebook-dir=.

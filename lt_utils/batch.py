@@ -5,6 +5,7 @@ words how far things are, and writes the report. Started again after a stop, how
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,11 +16,12 @@ from pathlib import Path
 from . import report
 from .errors import CourseError
 from .execute import is_finished
-from .files import lock
+from .files import lock, read_json
 from .live import Board
 from .parameters import REPOSITORY
 from .plan import Wanted, plan, read_config, write_down
 from .progress import duration
+from .provenance import package_hash
 from .runs import move_aside, root
 
 
@@ -60,17 +62,26 @@ def run(config_path: Path, jobs: int = 1, again: bool = False, options: list[str
     todo = _to_do(command, environment, wanted)
     if not todo:
         page = report.build(folder, wanted)
-        print(f"Nothing to do: all {len(wanted)} runs are finished. Report: {os.path.relpath(page)}")
+        print(_older(wanted) + f"Nothing to do: all {len(wanted)} runs are finished. Report: {os.path.relpath(page)}")
         return 0
     board = Board(folder, todo, jobs)
     print(board.opening(len(wanted)), flush=True)
     status = _watch(command, environment, board)
     page = report.build(folder, wanted)
-    print(board.closing(len(wanted)))
-    print(f"{duration(time.monotonic() - begin)} in all. Report: {os.path.relpath(page)}")
+    print(_older(wanted) + board.closing(len(wanted)))
     if status and not board.failed:
         print(f"Snakemake ended with status {status}: see {os.path.relpath(folder / '.batch' / 'snakemake.log')}.")
+    print(f"{duration(time.monotonic() - begin)} in all. Report: {os.path.relpath(page)}")
     return 1 if status or board.failed else 0
+
+
+def _older(wanted: list[Wanted]) -> str:
+    """A line about runs made with another state of the package: that alone repeats nothing, for it may cost days."""
+    abouts = [about for one in wanted if (about := read_json(one.folder / "batch.json"))]
+    number = sum(about.get("package") != package_hash() for about in abouts)
+    return (
+        f"Note: lt_utils has changed since {number} of these runs; AGAIN=1 (--again) runs all anew.\n" if number else ""
+    )
 
 
 def _snakemake(config_path: Path, config: dict, folder: Path, jobs: int, options: list[str]) -> tuple[list[str], dict]:
@@ -152,28 +163,30 @@ def _watch(command: list[str], environment: dict, board: Board) -> int:
                 if parent is not None and os.getppid() != parent:
                     raise Stopped
             board.look()
-        except Stopped:
+        except BaseException:
             for number in before:
                 signal.signal(number, signal.SIG_IGN)
             _end(process)
-            board.look(quiet=True)
             raise
         finally:
+            _kill(process.pid)  # nothing of it may outlive Snakemake, even if that was killed
             for number, handler in before.items():
                 signal.signal(number, handler)
     return process.returncode
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End Snakemake and its jobs: politely, then not; kernels notice by themselves within a second."""
-    for number, seconds in ((signal.SIGINT, 5), (signal.SIGKILL, 5)):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(seconds)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
+    """Ask Snakemake and its jobs to end, and give them five seconds; kernels follow their jobs within one."""
+    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(5)
+    _kill(process.pid)
+    process.wait()
+
+
+def _kill(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -192,6 +205,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (Stopped, KeyboardInterrupt):
         print("\nStopped. What is finished stays; the same command goes on from here.", flush=True)
         return 130
+    except BrokenPipeError:  # who reads this has left, as in: make run | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
 
 
 if __name__ == "__main__":

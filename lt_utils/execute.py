@@ -122,7 +122,10 @@ def _execute(want: dict, folder: Path) -> str | None:
             failure = f"{error.ename}: {error.evalue}".strip()
         except Exception as error:  # the kernel died, the disk is full ...: one line, the rest is in the log
             logging.getLogger("papermill").exception("The run failed outside of the notebook's own code.")
-            failure = f"{type(error).__name__}: {error}".strip()
+            died = type(error).__name__ == "DeadKernelError"
+            failure = (
+                "the kernel was killed (for lack of memory?)" if died else f"{type(error).__name__}: {error}".strip()
+            )
         else:
             failure = None
     if failure is not None:

@@ -45,26 +45,28 @@ class Board:
         kept = f"{wanted - len(self.todo)} of {wanted} runs are finished already; " if len(self.todo) < wanted else ""
         return f"{kept}{_count(len(self.todo))} to do, about {duration(seconds)}, into {os.path.relpath(self.folder)}"
 
-    def look(self, quiet: bool = False) -> None:
+    def look(self) -> None:
         """Read what happened since the last look and print it; from time to time also what is under way."""
         for event in self._new_events():
             if event["folder"] in self.todo:
                 text = self._take(event)
-                if text and not quiet:
+                if text:
                     print(text, flush=True)
                     self.told = time.time()
         pause = min(max(EVERY, (time.time() - self.begin) / 40), 600)
-        if not quiet and self.running and time.time() - self.told >= pause:
+        if self.running and time.time() - self.told >= pause:
             for key in list(self.running)[:4]:
                 print(f"{self._place(key)} {self.names[key]}{self._progress(key)}", flush=True)
             self.told = time.time()
 
     def closing(self, wanted: int) -> str:
-        """How it ended: one sentence, and one line for each failure."""
+        """How it ended, after the last look: one sentence, and one line for each failure."""
+        for key in self.running:
+            self.failed[key] = "its process was killed (by hand, or for lack of memory) before it could say anything"
         blocked = len(self.todo) - len(self.finished) - len(self.failed)
         if not self.failed and not blocked:
             return f"All {wanted} runs are finished."
-        rest = f", {blocked} not started, because they build on those" if blocked else ""
+        rest = f", {blocked} not started{', because they build on those' if self.failed else ''}" if blocked else ""
         lines = [f"{_count(len(self.finished))} finished, {len(self.failed)} failed{rest}:"]
         lines += [f"  {self.names[key]}: {error}" for key, error in self.failed.items()]
         return "\n".join([*lines, "When that is mended, the same command goes on; what is finished is not repeated."])
@@ -89,7 +91,7 @@ class Board:
             seen = os.path.relpath(one.folder)
             return (
                 f"{self._place(key)} {self.names[key]} FAILED after {duration(event['seconds'])}: {event['error']}\n"
-                f"      {seen}/failed.ipynb shows how far it came, {seen}/log.txt what it said"
+                f"      how far it came and what it said: failed.ipynb and log.txt in {seen}"
             )
         place = self._place(key)
         self.finished.add(key)

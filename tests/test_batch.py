@@ -61,7 +61,7 @@ def start(config: Path) -> subprocess.Popen:
         return subprocess.Popen([sys.executable, "-m", "lt_utils.batch", config], stdout=out, stderr=out)
 
 
-def wait_for(condition, seconds: float = 40) -> None:
+def wait_for(condition, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, Path("batch.out").read_text()
@@ -81,7 +81,7 @@ def test_a_failing_branch_then_mended_and_changed(course, notebook, tmp_path, ca
     assert set(before) == {one, other}
     folder = Path("runs/tiny/03_encoders") / RUN
     assert re.search("03_encoders FAILED after .* s: CourseError: the tail is empty: lower the imbalance\n", said)
-    assert f"{folder}/failed.ipynb" in said and f"{folder}/log.txt" in said
+    assert f"failed.ipynb and log.txt in {folder}\n" in said
     assert "2 notebook runs finished, 1 failed, 1 not started, because they build on those:" in said
     assert "the tail is empty" in (folder / "log.txt").read_text() and (folder / "failed.ipynb").exists()
     assert not (folder / "notebook.ipynb").exists()
@@ -136,7 +136,7 @@ def test_stopped_and_killed_in_the_middle(course):
     before = finished()
     assert set(before) == {f"01 {RUN}"}
     batch.send_signal(signal.SIGINT)
-    assert batch.wait(20) == 130
+    assert batch.wait(60) == 130
     assert (
         Path("batch.out").read_text().endswith("Stopped. What is finished stays; the same command goes on from here.\n")
     )
@@ -147,7 +147,7 @@ def test_stopped_and_killed_in_the_middle(course):
     assert not began.parent.with_name(RUN + ".old-1").exists()
     batch.send_signal(signal.SIGKILL)
     batch.wait()
-    wait_for(lambda: locked_by(began.parent / ".lock") is None, seconds=10)  # its kernel is gone, too
+    wait_for(lambda: locked_by(began.parent / ".lock") is None, seconds=30)  # its kernel is gone, too
 
     config = course({"01_long_tailed_data": {}, "04_ddpm_from_scratch": {"parameters": {"WAIT": 0.1}}})
     assert main([str(config)]) == 0
