@@ -1,0 +1,105 @@
+"""Batched augmentation: exact effects of crop, flip and cutout, their rates, and that nothing is changed in place."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lt_utils.augment import cutout, random_crop_flip, random_flip, unit
+
+
+def images(count=16, channels=3, height=8, width=8):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(1, 256, (count, channels, height, width), dtype=torch.uint8, generator=generator)
+
+
+def test_unit_is_float_in_0_to_1_and_leaves_its_input():
+    x = images()
+    kept = x.clone()
+    result = unit(x)
+    assert result.dtype == torch.float32 and torch.equal((result * 255).round().byte(), x) and torch.equal(x, kept)
+    assert unit(torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2)).flatten().tolist() == [0, 1]
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    already = torch.full((1, 1, 2, 2), 255.0)
+    unit(already)
+    assert already.min() == 255
+
+
+def test_no_pad_and_no_flip_is_the_identity():
+    assert torch.equal(random_crop_flip(images(), pad=0, flip=False), images())
+
+
+@pytest.mark.parametrize("height, width", [(8, 8), (6, 10)])
+def test_each_image_is_a_shifted_and_perhaps_mirrored_copy_of_its_padded_self(height, width):
+    torch.manual_seed(0)
+    x, pad = images(64, 3, height, width), 2
+    out = random_crop_flip(x, pad)
+    assert out.dtype == torch.uint8 and out.shape == x.shape
+    padded = F.pad(x, (pad,) * 4)
+    found = []
+    for one, source in zip(out, padded, strict=True):
+        windows = {
+            (top, left, mirrored): window.flip(2) if mirrored else window
+            for top in range(2 * pad + 1)
+            for left in range(2 * pad + 1)
+            for window in [source[:, top : top + height, left : left + width]]
+            for mirrored in (False, True)
+        }
+        match = [place for place, window in windows.items() if torch.equal(window, one)]
+        assert len(match) == 1
+        found += match
+    tops, lefts, flips = map(set, zip(*found, strict=True))
+    assert tops == lefts == set(range(2 * pad + 1)) and flips == {False, True}
+
+
+def test_shifts_and_flips_are_uniform_and_independent():
+    torch.manual_seed(0)
+    count, pad = 20_000, 1
+    x = torch.zeros(count, 1, 4, 5, dtype=torch.uint8)
+    x[:, 0, 1, 1] = 255
+    place = random_crop_flip(x, pad).flatten(1).argmax(1)
+    row, column = place // 5, place % 5
+    assert torch.bincount(row, minlength=4)[:3].div(count).tolist() == pytest.approx([1 / 3] * 3, abs=0.015)
+    # Not mirrored the pixel lies in column 0, 1 or 2, mirrored in 2, 3 or 4.
+    assert torch.bincount(column).div(count).tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 3, 1 / 6, 1 / 6], abs=0.015)
+
+
+def test_crop_without_flip_never_mirrors():
+    torch.manual_seed(0)
+    x = torch.arange(1, 6, dtype=torch.uint8).expand(500, 1, 3, 5).contiguous()
+    out = random_crop_flip(x, pad=1, flip=False).long()
+    row = out[:, 0].amax(dim=1)
+    inside = (row[:, 1:] > 0) & (row[:, :-1] > 0)
+    assert (row.diff(dim=1)[inside] == 1).all()
+
+
+def test_flip_mirrors_half_of_the_images():
+    torch.manual_seed(0)
+    x = torch.arange(6, dtype=torch.uint8).view(1, 1, 2, 3).expand(4000, 1, 2, 3)
+    out = random_flip(x)
+    same, mirrored = (out == x).flatten(1).all(1), (out == x.flip(3)).flatten(1).all(1)
+    assert (same ^ mirrored).all() and mirrored.double().mean().item() == pytest.approx(0.5, abs=0.03)
+
+
+def test_cutout_blackens_one_square_cut_off_at_the_border():
+    torch.manual_seed(0)
+    x, size = images(3000, 2, 12, 12), 4
+    out = cutout(x, size)
+    hole = out[:, 0] == 0
+    assert torch.equal(out, torch.where(hole[:, None], 0, x))
+    rows, columns = hole.any(2).sum(1), hole.any(1).sum(1)
+    assert torch.equal(rows * columns, hole.flatten(1).sum(1))  # a full rectangle
+    assert rows.max() == size and rows.min() == size // 2
+    # A centre c in 0..11 covers c-2 .. c+1 inside the image: 2, 3, 4 x 9, 3 rows, 44/12 on average.
+    assert rows.double().mean().item() == pytest.approx(44 / 12, abs=0.04)
+    assert hole.flatten(1).sum(1).double().mean().item() == pytest.approx((44 / 12) ** 2, abs=0.2)
+
+
+@pytest.mark.parametrize("augment", [random_crop_flip, random_flip, cutout])
+def test_augmentation_repeats_with_its_seed_and_leaves_its_input(augment):
+    x = images(height=24, width=24)
+    kept = x.clone()
+    results = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        results.append(augment(x))
+    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2]) and torch.equal(x, kept)
