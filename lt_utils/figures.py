@@ -12,6 +12,8 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from lt_utils.longtail import group_of
+from lt_utils.metrics import mean_std
+from lt_utils.tables import student
 
 # Okabe-Ito colours: distinguishable with every common form of colour blindness; the same in every notebook.
 GROUP_COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#D55E00"}
@@ -149,13 +151,26 @@ def image_grid(
     return figure
 
 
+def seed_dot(axes: Axes, y: float, values: Sequence[float], colour: str, *, filled: bool = True) -> None:
+    """One line of an interval chart at height y: the seeds as small points, their mean, and its 95 % interval.
+
+    The interval is mean ± student(n) * standard error, for two seeds or more; one run gets none.
+    """
+    mean, std = mean_std(values)
+    if len(values) > 1:
+        half = student(len(values)) * std / len(values) ** 0.5
+        axes.plot([mean - half, mean + half], [y, y], color=colour, lw=1.6, zorder=2)
+    axes.plot(values, [y - 0.22] * len(values), "o", color=colour, ms=3, alpha=0.75, zorder=2)
+    axes.plot(mean, y, "o", ms=9, mec=colour, mfc=colour if filled else "white", mew=1.8, zorder=3)
+
+
 def curves(axes: Axes, series: dict[str, Tensor], *, label: str = "loss", title: str = "", window: int = 25) -> None:
-    """Training curves: for each name a value per step [S], smoothed by a running mean of `window` steps."""
+    """Training curves: for each name a value per step [S], smoothed by a running mean of `window` steps; nan is left out."""
     for name, values in series.items():
         values = values.detach().cpu().double()
         values = values[values.isfinite()]
         width = max(1, min(window, len(values) // 4))
-        smooth = torch.nn.functional.avg_pool1d(values[None], width, 1)[0]
+        smooth = values.unfold(0, width, 1).mean(dim=1) if len(values) else values
         axes.plot(np.arange(width, len(values) + 1), smooth, label=name, lw=1.5)
     axes.set(xlabel="training step", ylabel=label, title=title)
     if len(series) > 1:
