@@ -134,9 +134,14 @@ def _spread(values: list[float]) -> str:
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
+    """An HTML table; columns of numbers are set flush right, their headings with them."""
+    numeric = [all(re.fullmatch(r"-?[\d,.]*( ± .*)?", row[place]) for row in rows) for place in range(len(header))]
+    marks = [' class="n"' if right else "" for right in numeric]
+
     def line(cells: list[str], tag: str) -> str:
-        marked = [(' class="n"' if re.match(r"^-?[\d,.]+( ±.*)?$", cell) else "", cell) for cell in cells]
-        return "<tr>" + "".join(f"<{tag}{mark}>{cell}</{tag}>" for mark, cell in marked) + "</tr>"
+        return (
+            "<tr>" + "".join(f"<{tag}{mark}>{cell}</{tag}>" for mark, cell in zip(marks, cells, strict=True)) + "</tr>"
+        )
 
     body = "\n".join(line(row, "td") for row in rows)
     return f'<div class="wide"><table>\n{line(header, "th")}\n{body}\n</table></div>'
