@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lt_utils import live, plan, report
+from lt_utils import batch, live, plan, report
 from lt_utils.batch import main, run
 from lt_utils.errors import CourseError
 from lt_utils.files import locked_by
@@ -68,7 +68,7 @@ def wait_for(condition, seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
-def test_a_failing_branch_then_mended_and_changed(course, notebook, tmp_path, capsys):
+def test_a_failing_branch_then_mended_and_changed(course, notebook, tmp_path, capsys, monkeypatch):
     broken = tmp_path / "notebooks" / "03_encoders.ipynb"
     good = broken.read_bytes()
     notebook(broken, PARAMETERS, OPEN.format(name=broken.stem), FAIL)
@@ -116,8 +116,14 @@ def test_a_failing_branch_then_mended_and_changed(course, notebook, tmp_path, ca
         path.write_text(json.dumps(content))
     begin = time.monotonic()
     assert main([str(config)]) == 0
-    assert capsys.readouterr().out == "Nothing to do: all 3 runs are finished. Report: runs/tiny/index.html\n"
+    assert capsys.readouterr().out.endswith("Nothing to do: all 3 runs are finished. Report: runs/tiny/index.html\n")
     assert time.monotonic() - begin < 15 and finished() == after
+
+    monkeypatch.setattr(
+        batch, "package_hash", lambda: "of another state"
+    )  # a changed package repeats nothing by itself
+    assert main([str(config)]) == 0 and finished() == after
+    assert capsys.readouterr().out.startswith("Note: lt_utils has changed since 3 of these runs; AGAIN=1 (--again)")
 
     page = Path("runs/tiny/index.html").read_text()
     links = re.findall(r'href="([^"]+)"', page)
@@ -129,24 +135,24 @@ def test_stopped_and_killed_in_the_middle(course):
     slow = course({"01_long_tailed_data": {}, "04_ddpm_from_scratch": {"parameters": {"WAIT": 600.0}}})
     began = Path("runs/tiny/04_ddpm_from_scratch") / RUN / "began"
 
-    batch = start(slow)
+    running = start(slow)
     wait_for(began.exists)
-    with pytest.raises(CourseError, match=rf"Another run \(process {batch.pid}\) is writing"):
+    with pytest.raises(CourseError, match=rf"Another run \(process {running.pid}\) is writing"):
         run(slow)
     before = finished()
     assert set(before) == {f"01 {RUN}"}
-    batch.send_signal(signal.SIGINT)
-    assert batch.wait(60) == 130
+    running.send_signal(signal.SIGINT)
+    assert running.wait(60) == 130
     assert (
         Path("batch.out").read_text().endswith("Stopped. What is finished stays; the same command goes on from here.\n")
     )
 
     mark = began.read_text()
-    batch = start(slow)
+    running = start(slow)
     wait_for(lambda: began.read_text() not in ("", mark))  # the same folder goes on: nothing was moved aside
     assert not began.parent.with_name(RUN + ".old-1").exists()
-    batch.send_signal(signal.SIGKILL)
-    batch.wait()
+    running.send_signal(signal.SIGKILL)
+    running.wait()
     wait_for(lambda: locked_by(began.parent / ".lock") is None, seconds=30)  # its kernel is gone, too
 
     config = course({"01_long_tailed_data": {}, "04_ddpm_from_scratch": {"parameters": {"WAIT": 0.1}}})
