@@ -1,7 +1,7 @@
 """The README's numbers and picture come from stored results: this writes them, and a test fails when they differ.
 
-    python -m lt_utils.readme                     write README.md anew from notebooks/ and notebooks/reference/
-    python -m lt_utils.readme --from runs/quick   first store what that batch measured as notebooks/reference/quick.json
+python -m lt_utils.readme                     write README.md anew from notebooks/ and notebooks/reference/
+python -m lt_utils.readme --from runs/quick   first store what that batch measured as notebooks/reference/quick.json
 """
 
 import argparse
@@ -16,7 +16,7 @@ from lt_utils.files import read_json, write_json
 from lt_utils.parameters import REPOSITORY
 from lt_utils.tables import MEASURES, average, markdown, reference
 
-PICTURE = ("04_ddpm_from_scratch", "readme-picture")  # the notebook and the tag of the cell that draws it
+PICTURE = "00_start_here"  # its first picture is the whole course
 TOLD = ("device", "threads", "commit", "versions")
 
 
@@ -73,19 +73,20 @@ def fill(text: str, name: str, content: str) -> str:
     """`text` with the part between `<!-- name -->` and `<!-- /name -->` replaced. CourseError if it has no such part."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
     if not pattern.search(text):
-        raise CourseError(f"README.md has no part between <!-- {name} --> and <!-- /{name} -->: put the two marks back.")
+        raise CourseError(
+            f"README.md has no part between <!-- {name} --> and <!-- /{name} -->: put the two marks back."
+        )
     return pattern.sub(lambda found: found[1] + content.strip() + "\n" + found[2], text)
 
 
-def picture(notebook: str, tag: str) -> bytes:
-    """The PNG that the cell with `tag` of a stored notebook shows. CourseError if there is none."""
+def picture(notebook: str = PICTURE) -> bytes:
+    """The first PNG that a stored notebook shows. CourseError if there is none."""
     path = REPOSITORY / "notebooks" / f"{notebook}.ipynb"
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-        if tag in cell["metadata"].get("tags", []):
-            for output in cell.get("outputs", []):
-                if "image/png" in output.get("data", {}):
-                    return base64.b64decode("".join(output["data"]["image/png"]))
-    raise CourseError(f"{path.name} has no stored picture in a cell tagged {tag!r}: run `make notebooks`.")
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                return base64.b64decode("".join(output["data"]["image/png"]))
+    raise CourseError(f"{path.name} has no stored picture: run `make notebooks`.")
 
 
 def text_from_records(readme: str) -> str:
@@ -104,7 +105,7 @@ def main() -> int:
             store(arguments.batch, REPOSITORY / "notebooks" / "reference" / "quick.json")
         path = REPOSITORY / "README.md"
         path.write_text(text_from_records(path.read_text(encoding="utf-8")), encoding="utf-8")
-        (REPOSITORY / "notebooks" / "reference" / "picture.png").write_bytes(picture(*PICTURE))
+        (REPOSITORY / "notebooks" / "reference" / "picture.png").write_bytes(picture())
     except CourseError as error:
         print(error, file=sys.stderr)
         return 2

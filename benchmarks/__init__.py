@@ -1,0 +1,1 @@
+"""Speed beside the libraries that others use for the same work: `make bench`."""

@@ -1,0 +1,138 @@
+"""make bench: every comparison in one run, as ratios, with a table and a picture in benchmarks/README.md.
+
+    python -m benchmarks [--rounds 3] [--seconds 10] [--epochs 3]
+
+In each round ours and the peer run one after the other, each in a fresh process; a ratio is taken inside a round, and the
+table gives the median over the rounds with the smallest and the largest. Nothing here is a test: speed depends on the machine.
+"""
+
+import argparse
+import json
+import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+
+from benchmarks.measure import busy_process, measure
+from lt_utils.provenance import surroundings
+
+HERE = Path(__file__).parent
+TASKS = (
+    ("Encoder training, ResNet-32 (0.46 M)", "images/s", "encoder", ()),
+    ("Latent diffusion, training", "features/s", "latent", ("train",)),
+    ("Latent diffusion, sampling", "features/s", "latent", ("sample",)),
+)
+
+
+def compare(name: str, unit: str, module: str, arguments: tuple[str, ...], rounds: int, seconds: float) -> dict:
+    """Rates of ours and the peer in each round, their ratio in each round, and the largest memory of each."""
+    ours, peer = [], []
+    for number in range(rounds):
+        for side, results in (("ours", ours), ("peer", peer)):
+            results.append(measure(module, side, *arguments, "--seconds", str(seconds)))
+        print(f"{name}, round {number + 1}: {ours[-1]['rate']:,.1f} against {peer[-1]['rate']:,.1f} {unit}", flush=True)
+    return {
+        "name": name,
+        "unit": unit,
+        "ours": [result["rate"] for result in ours],
+        "peer": [result["rate"] for result in peer],
+        "ratio": [mine["rate"] / theirs["rate"] for mine, theirs in zip(ours, peer, strict=True)],
+        "memory": [max(result["memory"] for result in results) for results in (ours, peer)],
+    }
+
+
+def beside_busy(rounds: int, seconds: float) -> dict:
+    """Encoder training quiet and beside a busy process, in turn: the share of its quiet speed that is left."""
+    quiet, busy = [], []
+    for number in range(rounds):
+        quiet.append(measure("encoder", "ours", "--seconds", str(seconds))["rate"])
+        with busy_process():
+            busy.append(measure("encoder", "ours", "--seconds", str(seconds))["rate"])
+        print(f"Beside a busy process, round {number + 1}: {busy[-1]:,.0f} of {quiet[-1]:,.0f} images/s", flush=True)
+    return {"quiet": quiet, "busy": busy, "share": [there / here for there, here in zip(busy, quiet, strict=True)]}
+
+
+def table(results: dict) -> str:
+    """The Markdown table of benchmarks/README.md."""
+    lines = ["| task | ours | peer | ratio (smallest to largest) | memory, ours / peer |", "|:--|--:|--:|--:|--:|"]
+    for row in results["tasks"]:
+        ratios = row["ratio"]
+        lines.append(
+            f"| {row['name']} | {median(row['ours']):,.0f} {row['unit']} | {median(row['peer']):,.4g} {row['unit']} "
+            f"| **{median(ratios):,.3g}** ({min(ratios):,.3g} to {max(ratios):,.3g}) | {row['memory'][0]:,} / {row['memory'][1]:,} MB |"
+        )
+    busy, accuracy = results["busy"], results["accuracy"]
+    made = results["made with"]
+    lines += [
+        "",
+        f"Beside a process that keeps one core busy, encoder training keeps {100 * median(busy['share']):.0f} % of its quiet speed "
+        f"({100 * min(busy['share']):.0f} to {100 * max(busy['share']):.0f} %). After {accuracy['epochs']} epochs on the balanced bundled data "
+        f"ours reaches {accuracy['ours']:.1f} % and the peer {accuracy['peer']:.1f} % (one run each). Precision: ours "
+        f"{results['precision']}, channels-last; the peer fp32.",
+        "",
+        f"*{made['device']}, {made['threads']} threads, torch {made['versions']['torch']}, commit {str(made['commit'])[:7]}, "
+        f"{results['finished'][:10]}; {len(results['tasks'][0]['ratio'])} rounds of {results['seconds']:g} s.*",
+    ]
+    return "\n".join(lines)
+
+
+def picture(results: dict) -> None:
+    """benchmarks/speed.png: the ratio of each task, on a logarithmic axis."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from lt_utils import figures
+
+    figures.style()
+    figure, axes = plt.subplots(figsize=(8, 2.2))
+    names = [row["name"] for row in results["tasks"]]
+    values = [median(row["ratio"]) for row in results["tasks"]]
+    axes.barh(names, values, color=figures.METHOD_COLOURS[1])
+    for place, value in enumerate(values):
+        axes.annotate(f" {value:,.3g} x", (value, place), va="center", fontsize=9)
+    axes.axvline(1, color="black", lw=1)
+    axes.set(
+        xscale="log",
+        xlabel="times the peer's speed",
+        xlim=(0.8, max(values) * 4),
+        title="Speed beside the peer, in the same run",
+    )
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    figure.savefig(HERE / "speed.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--epochs", type=int, default=3)
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from lt_utils.training import device, precision_for
+
+    results = {"seconds": options.seconds, "precision": precision_for(device())}
+    results["tasks"] = [compare(*task, options.rounds, options.seconds) for task in TASKS]
+    results["busy"] = beside_busy(options.rounds, options.seconds)
+    trained = {side: measure("encoder", side, "--epochs", str(options.epochs))["accuracy"] for side in ("ours", "peer")}
+    results["accuracy"] = {"epochs": options.epochs, **trained}
+    results["made with"], results["finished"] = surroundings(), datetime.now(UTC).isoformat(timespec="seconds")
+    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    picture(results)
+    readme = HERE / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    text = re.sub(
+        r"(<!-- table -->\n).*?(<!-- /table -->)",
+        lambda found: found[1] + table(results) + "\n" + found[2],
+        text,
+        flags=re.S,
+    )
+    readme.write_text(text, encoding="utf-8")
+    print("\n" + table(results) + "\n\nWritten to benchmarks/README.md, results.json and speed.png.")
+
+
+if __name__ == "__main__":
+    main()

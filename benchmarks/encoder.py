@@ -1,0 +1,134 @@
+"""Training images per second of a ResNet-32: this course's device-resident pipeline, and the usual one.
+
+    python -m benchmarks.encoder ours|peer [--seconds 10] [--accuracy]
+
+"peer" is what most code bases do: a torchvision data set of PIL images, torchvision transforms on each image, a DataLoader,
+the same network in its default memory layout and float32. Both use mixup, SGD and batches of 64. The data are CIFAR-sized:
+the bundled garments, padded to 32 x 32 and repeated to three channels, because speed does not depend on what they show.
+"""
+
+import argparse
+import itertools
+import time
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from benchmarks.measure import report
+from lt_utils.datasets import ImageData, load
+from lt_utils.encoders import CIFAR_MEAN, CIFAR_STD, ResNet, encode
+from lt_utils.losses import mixup, mixup_loss
+from lt_utils.metrics import accuracy
+from lt_utils.recipes import encoder_loss
+from lt_utils.training import cosine, train
+
+BATCH = 64
+
+
+def cifar_sized(data: ImageData) -> ImageData:
+    """The data with images [N, 3, 32, 32]."""
+    bigger = [
+        F.pad(images, (2, 2, 2, 2)).expand(-1, 3, -1, -1).contiguous()
+        for images in (data.train_images, data.test_images)
+    ]
+    return ImageData(data.name, bigger[0], data.train_labels, bigger[1], data.test_labels, data.class_names)
+
+
+class PerImage(Dataset):
+    """A map-style data set: one PIL image at a time, transformed by torchvision."""
+
+    def __init__(self, data: ImageData) -> None:
+        self.images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in data.train_images]
+        self.labels = data.train_labels.tolist()
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(32, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(CIFAR_MEAN, CIFAR_STD),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.transform(self.images[index]), self.labels[index]
+
+
+def network() -> tuple[ResNet, torch.optim.SGD]:
+    torch.manual_seed(0)
+    model = ResNet(10)
+    return model, torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
+
+
+def ours(data: ImageData, steps: int):
+    """Yield the number of images after each step of this course's loop (channels-last, bf16 where it is fast)."""
+    model, optimizer = network()
+    model.to(memory_format=torch.channels_last)
+    loop = train(
+        model,
+        encoder_loss("ce-mixup", data),
+        n=len(data.train_labels),
+        steps=steps,
+        batch=BATCH,
+        optimizer=optimizer,
+        lr=cosine,
+    )
+    for step in loop:
+        yield step.images, model
+
+
+def peer(data: ImageData, steps: int, workers: int):
+    """Yield the number of images after each step of the DataLoader loop (float32)."""
+    model, optimizer = network()
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    loader = DataLoader(PerImage(data), BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+    # The data set normalises the images, so the network's own normalisation is passed by.
+    model.mean.zero_()
+    model.std.fill_(1)
+    seen = 0
+    batches = itertools.chain.from_iterable(iter(loader) for _ in itertools.count())
+    for images, labels in itertools.islice(batches, steps):
+        mixed, partner, weight = mixup(images)
+        loss = mixup_loss(model(mixed), labels, partner, weight)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rate.step()
+        seen += len(labels)
+        yield seen, model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("side", choices=("ours", "peer"))
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument(
+        "--epochs", type=int, default=0, help="train so many epochs and report the accuracy instead of the speed"
+    )
+    options = parser.parse_args()
+    data = cifar_sized(load())
+    steps = options.epochs * -(-len(data.train_labels) // BATCH) or 1_000_000
+    loop = ours(data, steps) if options.side == "ours" else peer(data, steps, options.workers)
+    warm = None
+    for number, (seen, trained) in enumerate(loop):
+        model = trained
+        if number == 10:  # the first steps choose kernels and allocate memory
+            warm = (seen, time.perf_counter())
+        if warm and not options.epochs and time.perf_counter() - warm[1] > options.seconds:
+            break
+    facts = {"rate": (seen - warm[0]) / (time.perf_counter() - warm[1])}
+    if options.epochs:
+        model.mean.copy_(torch.tensor(CIFAR_MEAN).view(1, -1, 1, 1))
+        model.std.copy_(torch.tensor(CIFAR_STD).view(1, -1, 1, 1))
+        facts["accuracy"] = accuracy(encode(model, data.test_images)[1], data.test_labels)
+    report(facts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Features per second of latent diffusion: the residual MLP with DDIM, and the 1-D U-Net that LDMLR builds on.
+
+    python -m benchmarks.latent ours|peer train|sample [--seconds 10]
+
+"peer" is Unet1D and GaussianDiffusion1D of denoising_diffusion_pytorch at LDMLR's settings: a 64-d feature as a sequence of
+length 64, width 64 with multipliers (1, 2, 4, 8), x0 objective, 1000 ancestral steps. Both train with batches of 256. A full
+ancestral chain of the peer takes minutes, so its speed is that of its steps, divided by 1000.
+"""
+
+import argparse
+import time
+
+import torch
+
+from benchmarks.measure import report
+from lt_utils.denoisers import ResidualMLP
+from lt_utils.diffusion import cosine_schedule, ddim, diffusion_loss, guided
+from lt_utils.training import EMA, train
+
+DIM, CLASSES, TRAIN_BATCH, SAMPLE_STEPS = 64, 10, 256, 50
+
+
+def ours(task: str, seconds: float) -> float:
+    torch.manual_seed(0)
+    model, schedule = ResidualMLP(DIM, CLASSES), cosine_schedule()
+    features, labels = torch.randn(12_406, DIM), torch.randint(CLASSES, (12_406,))
+    if task == "train":
+
+        def loss(model, index):
+            return diffusion_loss(model, schedule, features[index], labels[index])
+
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+        loop = train(
+            model, loss, n=len(features), steps=1_000_000, batch=TRAIN_BATCH, optimizer=optimizer, ema=EMA(model)
+        )
+        return rate((step.images for step in loop), seconds)
+    batch = 2048
+    chosen = torch.randint(CLASSES, (batch,))
+
+    def chains():
+        for number in range(1, 1_000_000):
+            ddim(guided(model.eval(), schedule, chosen), schedule, torch.randn(batch, DIM), SAMPLE_STEPS)
+            yield number * batch
+
+    return rate(chains(), seconds, warm_up=1)
+
+
+def peer(task: str, seconds: float) -> float:
+    from denoising_diffusion_pytorch import GaussianDiffusion1D, Unet1D
+
+    torch.manual_seed(0)
+    model = Unet1D(dim=64, dim_mults=(1, 2, 4, 8), channels=1)
+    diffusion = GaussianDiffusion1D(model, seq_length=DIM, timesteps=1000, objective="pred_x0", auto_normalize=True)
+    if task == "train":
+        optimizer = torch.optim.SGD(model.parameters(), 1e-4)
+        features = torch.rand(12_406, 1, DIM)
+
+        def steps():
+            for number in range(1, 1_000_000):
+                optimizer.zero_grad()
+                diffusion(features[torch.randint(len(features), (TRAIN_BATCH,))]).backward()
+                optimizer.step()
+                yield number * TRAIN_BATCH
+
+        return rate(steps(), seconds, warm_up=1)
+    batch = 256
+
+    @torch.no_grad()
+    def ancestral_steps():
+        x = torch.randn(batch, 1, DIM)
+        for number in range(1, 1_000_000):
+            x, _ = diffusion.p_sample(x, 999 - number % 1000)
+            yield number * batch / 1000  # features finished, at 1000 steps a feature
+
+    return rate(ancestral_steps(), seconds, warm_up=1)
+
+
+def rate(done, seconds: float, warm_up: int = 5) -> float:
+    """Features per second from an iterator that counts them, measured for `seconds` after `warm_up` items."""
+    start = None
+    for number, count in enumerate(done):
+        now = time.perf_counter()
+        if number == warm_up:
+            start = (count, now)
+        elif start and now - start[1] > seconds:
+            return (count - start[0]) / (now - start[1])
+    raise RuntimeError("the iterator ended before the measurement")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("side", choices=("ours", "peer"))
+    parser.add_argument("task", choices=("train", "sample"))
+    parser.add_argument("--seconds", type=float, default=10)
+    options = parser.parse_args()
+    report({"rate": (ours if options.side == "ours" else peer)(options.task, options.seconds)})
+
+
+if __name__ == "__main__":
+    main()

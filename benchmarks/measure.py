@@ -1,0 +1,35 @@
+"""One measurement is one fresh process: it prints a line of JSON with its rate and its peak memory."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from contextlib import contextmanager
+
+
+def report(facts: dict) -> None:
+    """Print what was measured, with the peak resident memory of this process in MB, as one line of JSON."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    print(json.dumps({**facts, "memory": round(peak)}))
+
+
+def measure(module: str, *arguments: str) -> dict:
+    """Run `python -m benchmarks.<module> arguments` and return what it reported."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"benchmarks.{module} {' '.join(arguments)} failed:\n{done.stderr.strip()[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@contextmanager
+def busy_process():
+    """Another process that keeps one core busy, for as long as the block runs."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"], env=os.environ)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
