@@ -202,14 +202,14 @@ def test_scores(head: nn.Module, data: Encoded, many: int = 100, few: int = 20) 
 test_scores.__test__ = False  # a function to use, not one that pytest should collect
 
 
-def result_rows(retrained: Retrained, data: Encoded, **columns) -> list[dict]:
+def result_rows(retrained: Retrained, encoded: Encoded, /, **columns) -> list[dict]:
     """Two rows for a record, tested plain and with label shift: the scores of the last epoch and, beside them, the
     accuracy of the best test epoch, "best_test_epoch" (the paper's protocol: chosen on the test set, for each test).
     """
     best = {"plain": retrained.plain.max(), "label shift": retrained.shifted.max()}
     return [
         {**columns, "test": test, **values, "best_test_epoch": round(best[test].item(), 2)}
-        for test, values in test_scores(retrained.head, data).items()
+        for test, values in test_scores(retrained.head, encoded).items()
     ]
 
 

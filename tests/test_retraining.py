@@ -276,3 +276,20 @@ def test_encoding_a_data_set(blobs):
     assert encoded.train.shape == (62, 16) and (encoded.train >= 0).all()
     assert encoded.counts == data.counts and encoded.dim == 16 and encoded.classes == 10
     assert torch.allclose(encoded.head(encoded.test), encoded.test_logits, atol=1e-5)
+
+
+# ----------------------------------------------------------------------------------------------------------- references
+def test_keeping_a_run_averages_seeds_and_drops_machine_paths(tmp_path):
+    import json
+
+    from lt_utils.keep import keep, main
+
+    rows = [{"method": "CE", "seed": s, "data": "toy", "accuracy": a} for s, a in enumerate((70.0, 72.0, 74.0))]
+    record = {"parameters": {"ENCODER_FILE": "/some/where/enc.npz", "STEPS": 3}, "rows": rows, "device": "CPU"}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    stored = json.loads(keep(tmp_path, "08_x", "toy", by=["method"], target=tmp_path / "reference").read_text())
+    assert stored["rows"] == [{"method": "CE", "n": 3, "accuracy": 72.0, "accuracy std": 2.0}]
+    assert stored["parameters"] == {"ENCODER_FILE": "enc.npz", "STEPS": 3}
+    with pytest.raises(CourseError, match="no finished run"):
+        keep(tmp_path / "nowhere", "08_x", "toy")
+    assert main([str(tmp_path / "nowhere"), "08_x", "toy"]) == 2

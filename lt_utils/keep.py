@@ -1,0 +1,90 @@
+"""Keep a full-scale run as a reference: python -m lt_utils.keep RUN_FOLDER NAME "TITLE" [--by recipe method test].
+
+Writes notebooks/reference/NAME.json from the run's record.json. The rows stand as they are or, with --by, averaged
+over seeds: n, and the mean and standard deviation of every measure. Notebooks show it with tables.show_reference.
+The references of notebooks 07 and 08 come from the published LDMLR encoder for CIFAR-10 and its long-tailed subset,
+prepared as a data set "cifar10-ldmlr" of one's own (weights and list are on the authors' pages):
+
+    python -m data_prep cifar10-ldmlr --from SUBSET.npz
+    papermill notebooks/07_latent_diffusion.ipynb 07.ipynb -p DATASET cifar10-ldmlr -p ENCODER_FILE ENCODER.npz
+              -p STEPS 1500 -p GROUPS_BY thirds
+    papermill notebooks/08_classifier_retraining.ipynb 08.ipynb -p DATASET cifar10-ldmlr -p ENCODER_FILE ENCODER.npz
+              -p STEPS 1000 -p EPOCHS 100
+    python -m lt_utils.keep RUN_FOLDER 08_classifier_retraining_official "TITLE" --by recipe method test
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lt_utils.errors import CourseError
+from lt_utils.files import read_json, write_json
+from lt_utils.metrics import mean_std
+from lt_utils.parameters import REPOSITORY
+
+FROM_RECORD = ("versions", "commit", "dirty", "device", "threads", "seconds", "finished")
+SEPARATE = ("data", "imbalance", "seed")  # columns that are not measured
+
+
+def averaged(rows: Sequence[dict], by: Sequence[str]) -> list[dict]:
+    """One row for each combination of the columns `by`: n, and mean and "<measure> std" of every number.
+
+    The deviation, n - 1 in its denominator, is left out for a single row. Values are rounded to two decimals.
+    """
+    members: dict[tuple, list[dict]] = {}
+    for row in rows:
+        members.setdefault(tuple(row.get(column) for column in by), []).append(row)
+    result = []
+    for key, part in members.items():
+        line = dict(zip(by, key, strict=True)) | {"n": len(part)}
+        for name in dict.fromkeys(name for row in part for name in row if name not in (*by, *SEPARATE)):
+            values = [row[name] for row in part if isinstance(row.get(name), int | float)]
+            if values:
+                mean, std = mean_std(values)
+                line[name] = round(mean, 2)
+                line |= {} if std != std else {f"{name} std": round(std, 2)}
+        result.append(line)
+    return result
+
+
+def keep(
+    folder: Path, name: str, title: str, note: str = "", by: Sequence[str] = (), target: Path | None = None
+) -> Path:
+    """Write the reference and return its path. CourseError if the folder holds no finished run."""
+    record = read_json(Path(folder) / "record.json")
+    if record is None:
+        raise CourseError(f"{folder} holds no finished run (no record.json): give the folder of a run that has ended.")
+    # Paths of this machine say nothing to a reader elsewhere: of a file its name is kept.
+    parameters = {
+        key: Path(value).name if isinstance(value, str) and "/" in value else value
+        for key, value in record["parameters"].items()
+    }
+    rows = averaged(record["rows"], by) if by else record["rows"]
+    kept = {"title": title, "parameters": parameters, **{key: record[key] for key in FROM_RECORD if key in record}}
+    path = (target or REPOSITORY / "notebooks" / "reference") / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {**kept, "rows": rows, "note": note})
+    return path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; exit status 0, or 2 with one sentence."""
+    parser = argparse.ArgumentParser(prog="python -m lt_utils.keep", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="folder of a finished run")
+    parser.add_argument("name", help="name of the reference, beginning with the notebook's")
+    parser.add_argument("title", help="data, encoder, seeds: one line")
+    parser.add_argument("--note", default="", help="what a reader has to know")
+    parser.add_argument("--by", nargs="*", default=(), help="columns to average over seeds by")
+    chosen = parser.parse_args(arguments)
+    try:
+        path = keep(chosen.folder, chosen.name, chosen.title, chosen.note, chosen.by)
+    except CourseError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"wrote {path.relative_to(REPOSITORY)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
