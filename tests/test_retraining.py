@@ -276,6 +276,7 @@ def test_encoding_a_data_set(blobs):
     assert encoded.train.shape == (62, 16) and (encoded.train >= 0).all()
     assert encoded.counts == data.counts and encoded.dim == 16 and encoded.classes == 10
     assert torch.allclose(encoded.head(encoded.test), encoded.test_logits, atol=1e-5)
+    assert encode_data(model, data).key == encoded.key != blobs.key
 
 
 # ----------------------------------------------------------------------------------------------------------- references
