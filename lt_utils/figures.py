@@ -36,6 +36,8 @@ def style() -> None:
             "figure.facecolor": "white",
             "savefig.facecolor": "white",
             "figure.constrained_layout.use": True,
+            "figure.titlesize": 11,
+            "figure.titleweight": "bold",
             "axes.titlesize": 11,
             "axes.titleweight": "bold",
             "axes.titlelocation": "left",
