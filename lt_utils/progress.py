@@ -33,29 +33,33 @@ def track(steps: Iterable, label: str, total: int | None = None) -> Iterator:
     losses: list[float] = []
     sampled = -1.0
     done = 0
-    for count, item in enumerate(steps, start=1):
-        done = getattr(item, "step", count)
-        total = getattr(item, "total", None) or total
-        now = time.perf_counter()
-        if now - sampled > 0.1:  # reading a loss may wait for the device: ten times a second is enough
-            losses, sampled = losses[-50:] + [_loss(item)], now
-        last = (done, getattr(item, "images", None))
-        seen = now
-        if first is None:
-            first, warm = last, now
-        yield item
-        now = time.perf_counter()
-        left = (now - begin) / count * (total - done) if total else None
-        line = {"label": label, "done": done, "total": total, "loss": _mean(losses), "seconds_left": left}
-        if now - told >= EVERY:
-            _append(line | {"rate": _rate(first, last, seen - warm)[0]})
-            told = now
-        if total and due and done / total >= due[0] and done < total:
-            while due and done / total >= due[0]:
-                due.pop(0)
-            if now - begin + left >= SHORT:
-                _say(label, done, total, losses, _rate(first, last, seen - warm), f"{duration(left)} left")
-                losses = losses[-1:]
+    try:
+        for count, item in enumerate(steps, start=1):
+            done = getattr(item, "step", count)
+            total = getattr(item, "total", None) or total
+            now = time.perf_counter()
+            if now - sampled > 0.1:  # reading a loss may wait for the device: ten times a second is enough
+                losses, sampled = losses[-50:] + [_loss(item)], now
+            last = (done, getattr(item, "images", None))
+            seen = now
+            if first is None:
+                first, warm = last, now
+            yield item
+            now = time.perf_counter()
+            left = (now - begin) / count * (total - done) if total else None
+            line = {"label": label, "done": done, "total": total, "loss": _mean(losses), "seconds_left": left}
+            if now - told >= EVERY:
+                _append(line | {"rate": _rate(first, last, seen - warm)[0]})
+                told = now
+            if total and due and done / total >= due[0] and done < total:
+                while due and done / total >= due[0]:
+                    due.pop(0)
+                if now - begin + left >= SHORT:
+                    _say(label, done, total, losses, _rate(first, last, seen - warm), f"{duration(left)} left")
+                    losses = losses[-1:]
+    finally:
+        # A training that is left early saves when it is closed; a traceback would otherwise keep it open.
+        getattr(steps, "close", lambda: None)()
     if last is None:
         print(f"{label}: already done, nothing left to train.", flush=True)
         return

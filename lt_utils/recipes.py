@@ -123,6 +123,7 @@ def train_image_diffusion(
     width: int = 32,
     mults: tuple[int, ...] = (1, 2, 2),
     blocks: int = 1,
+    attention: tuple[int, ...] = (),
     batch: int = 64,
     rate: float = 2e-3,
     decay: float = 0.995,
@@ -137,9 +138,8 @@ def train_image_diffusion(
     """
     data = data.to(device())
     torch.manual_seed(seed)
-    model = UNet(data.channels, data.classes, width, mults, attention=(), blocks=blocks).to(
-        device(), memory_format=torch.channels_last
-    )
+    model = UNet(data.channels, data.classes, width, mults, attention, blocks)
+    model.to(device(), memory_format=torch.channels_last)
     ema = EMA(model, decay)
 
     def loss(model: nn.Module, index: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class Run:
     def finish(self, rows: list[dict], **facts: object) -> None:
         """Write record.json, atomically and last: what was measured (one dict per measured thing) and with what.
 
-        Rows hold plain numbers and texts: accuracies in per cent (0-100), "ece" in 0-1. Raises CourseError if the file
+        Rows hold plain numbers and texts: accuracies and "ece" in percent (0-100). Raises CourseError if the file
         cannot be written.
         """
         record = {
