@@ -9,7 +9,9 @@ VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
+# As lt_utils/__init__.py says; a notebook may import torch before it.
 export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT := 2000
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lab full bench notebooks lint lock

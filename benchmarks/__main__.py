@@ -8,7 +8,6 @@ table gives the median over the rounds with the smallest and the largest. Nothin
 
 import argparse
 import json
-import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,14 +59,17 @@ def table(results: dict) -> str:
         ratios = row["ratio"]
         lines.append(
             f"| {row['name']} | {median(row['ours']):,.0f} {row['unit']} | {median(row['peer']):,.4g} {row['unit']} "
-            f"| **{median(ratios):,.3g}** ({min(ratios):,.3g} to {max(ratios):,.3g}) | {row['memory'][0]:,} / {row['memory'][1]:,} MB |"
+            f"| **{median(ratios):,.3g}** ({min(ratios):,.3g} to {max(ratios):,.3g}) "
+            f"| {row['memory'][0]:,} / {row['memory'][1]:,} MB |"
         )
     busy, accuracy = results["busy"], results["accuracy"]
     made = results["made with"]
     lines += [
         "",
-        f"Beside a process that keeps one core busy, encoder training keeps {100 * median(busy['share']):.0f} % of its quiet speed "
-        f"({100 * min(busy['share']):.0f} to {100 * max(busy['share']):.0f} %). After {accuracy['epochs']} epochs on the balanced bundled data "
+        "Beside a process that keeps one core busy, encoder training keeps "
+        f"{100 * median(busy['share']):.0f} % of its quiet speed "
+        f"({100 * min(busy['share']):.0f} to {100 * max(busy['share']):.0f} %). "
+        f"After {accuracy['epochs']} epochs on the balanced bundled data "
         f"ours reaches {accuracy['ours']:.1f} % and the peer {accuracy['peer']:.1f} % (one run each). Precision: ours "
         f"{results['precision']}, channels-last; the peer fp32.",
         "",
@@ -111,7 +113,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--epochs", type=int, default=3)
     options = parser.parse_args()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from lt_utils.training import device, precision_for
 
     results = {"seconds": options.seconds, "precision": precision_for(device())}

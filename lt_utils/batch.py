@@ -92,7 +92,7 @@ def _snakemake(config_path: Path, config: dict, folder: Path, jobs: int, options
     # is begun again. Times alone decide, because only content moves them (see plan.py).
     command += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "--keep-going", "--scheduler", "greedy"]
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads)} | os.environ
+    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
     environment |= {"LT_RUNS": str(root()), "PYTHONPATH": _with_repository()}
     if any(option.startswith(("--profile", "--executor", "-e")) for option in options):
         command += ["--jobs", str(jobs)]  # a cluster: it counts the GPUs, and its jobs outlive this process

@@ -99,7 +99,7 @@ def _execute(want: dict, folder: Path) -> str | None:
         yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8"
     )
     part = folder / "notebook.part.ipynb"
-    os.environ |= {"LT_RUNS": str(root()), "OMP_WAIT_POLICY": "PASSIVE", "JUPYTER_PREFER_ENV_PATH": "1"}
+    os.environ |= {"LT_RUNS": str(root()), "JUPYTER_PREFER_ENV_PATH": "1"}
     _take_gpu()
     with _log_to(folder / "log.txt"):
         import papermill

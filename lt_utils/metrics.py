@@ -85,6 +85,15 @@ def mean_std(values: Sequence[float]) -> tuple[float, float]:
     return values.mean().item(), values.std().item() if len(values) > 1 else float("nan")
 
 
+def mean_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and its standard error, std / sqrt(n), for example of differences between two methods that share their seeds.
+
+    The error of a single value is nan.
+    """
+    mean, std = mean_std(values)
+    return mean, std / len(values) ** 0.5
+
+
 def tell(values: Sequence[float], unit: str = "%") -> str:
     """ "79.1 ± 0.4 % (3 seeds)", or "79.1 % (one run)" for a single value."""
     mean, std = mean_std(values)

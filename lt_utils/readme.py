@@ -14,7 +14,7 @@ from pathlib import Path
 from lt_utils.errors import CourseError
 from lt_utils.files import read_json, write_json
 from lt_utils.parameters import REPOSITORY
-from lt_utils.tables import MEASURES, average, markdown, reference
+from lt_utils.tables import MEASURES, average, markdown, reference, reference_markdown, with_spread
 
 PICTURE = "00_start_here"  # its first picture is the whole course
 TOLD = ("device", "threads", "commit", "versions")
@@ -60,13 +60,30 @@ def in_main_table(row: dict) -> bool:
     return row.get("test") == "label shift" and row.get("recipe") == "r=0.2 few"
 
 
-def reference_table(notebook: str, columns: list[str]) -> str:
-    """The stored full-scale results of one notebook with device, commit and date."""
-    parts = []
-    for record in reference(notebook):
-        told = f"{record['title']}: {record['device']}, commit {str(record['commit'])[:7]}, {record['finished'][:10]}."
-        parts.append(f"{markdown(record['rows'], columns)}\n\n*{told}*")
-    return "\n\n".join(parts)
+def retraining_table() -> str:
+    """LDMLR beside its controls on the published CIFAR-10 encoder: last epoch, and the best epoch on the test set."""
+    (record,) = reference("08_classifier_retraining_official")
+    rows = [with_spread(row) for row in record["rows"] if row["recipe"] in ("-", "r=0.2 few")]
+    lines: dict[str, dict] = {}
+    for row in rows:
+        line = lines.setdefault(row["method"], {"method": row["method"]})
+        line[f"{row['test']}, last epoch"] = row["accuracy"]
+        line[f"{row['test']}, best test epoch"] = row.get("best_test_epoch")
+    columns = [f"{test}, {epoch}" for test in ("plain", "label shift") for epoch in ("last epoch", "best test epoch")]
+    published = read_json(REPOSITORY / "notebooks" / "reference" / "published_ldmlr.json")["rows"]
+    plain, shifted = (
+        next(
+            row["accuracy"]
+            for row in published
+            if (row["method"], row["data"], row["imbalance"]) == (name, "cifar10", 100)
+        )
+        for name in ("CE + LDMLR", "Label shift + LDMLR")
+    )
+    told = (
+        f"{record['title']}, 3 seeds: {record['device']}, commit {str(record['commit'])[:7]}, {record['finished'][:10]}. "
+        f"Published for LDMLR, best test epoch: {plain} plain, {shifted} with label shift."
+    )
+    return markdown(list(lines.values()), ["method", *columns], digits=2) + f"\n\n*{told}*"
 
 
 def fill(text: str, name: str, content: str) -> str:
@@ -93,7 +110,9 @@ def text_from_records(readme: str) -> str:
     """README.md with its generated parts written anew from the stored results."""
     summary = read_json(REPOSITORY / "notebooks" / "reference" / "quick.json")
     readme = fill(readme, "quick results", quick_table(summary))
-    return fill(readme, "official encoders", reference_table("03_encoders", ["data", "method", *MEASURES]))
+    encoders = reference_markdown("03_encoders_official", ["data", "method", *MEASURES, "published"])
+    readme = fill(readme, "official encoders", encoders)
+    return fill(readme, "official retraining", retraining_table())
 
 
 def main() -> int:

@@ -1,7 +1,8 @@
 """Execute notebooks in place, as they are committed: make notebooks, or python -m lt_utils.refresh notebooks/03*.ipynb
 
-Each runs alone, in a fresh kernel and with an empty runs folder, as nbval runs it. What differs from machine to machine
-is left out of the file. A notebook that fails stays as it was.
+They run one after the other in fresh kernels, as a learner goes through the course: the runs folder is empty at first, and
+later notebooks find there what the earlier ones made. What differs from machine to machine is left out of the files. A
+notebook that fails stays as it was.
 """
 
 import os
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 from .errors import CourseError
 from .gates import problems
@@ -24,19 +26,12 @@ def execute(path: Path) -> float:
 
     notebook = nbformat.read(path, as_version=4)
     begin = time.monotonic()
-    with tempfile.TemporaryDirectory() as runs:
-        before = os.environ.get("LT_RUNS")
-        os.environ["LT_RUNS"] = runs
-        try:
-            ExecutePreprocessor(timeout=None, kernel_name="python3").preprocess(
-                notebook, {"metadata": {"path": str(path.parent)}}
-            )
-        except CellExecutionError as error:
-            raise CourseError(f"{path.name}: {error.ename}: {error.evalue} (the file was left as it was).") from error
-        finally:
-            os.environ.pop("LT_RUNS")
-            if before is not None:
-                os.environ["LT_RUNS"] = before
+    try:
+        ExecutePreprocessor(timeout=None, kernel_name="python3").preprocess(
+            notebook, {"metadata": {"path": str(path.parent)}}
+        )
+    except CellExecutionError as error:
+        raise CourseError(f"{path.name}: {error.ename}: {error.evalue} (the file was left as it was).") from error
     notebook.metadata = {
         "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
         "language_info": {"name": "python"},
@@ -52,15 +47,16 @@ def execute(path: Path) -> float:
 
 def main(arguments: list[str]) -> int:
     """Execute each notebook named; print its time and what the gates still refuse. Exit status 2 after an error."""
-    for argument in arguments:
-        path = Path(argument)
-        try:
-            print(f"{path.name}: {duration(execute(path))}", flush=True)
-        except CourseError as error:
-            print(error, file=sys.stderr)
-            return 2
-        for problem in problems(path):
-            print(f"  {problem}")
+    with tempfile.TemporaryDirectory() as runs, patch.dict(os.environ, LT_RUNS=runs):
+        for argument in arguments:
+            path = Path(argument)
+            try:
+                print(f"{path.name}: {duration(execute(path))}", flush=True)
+            except CourseError as error:
+                print(error, file=sys.stderr)
+                return 2
+            for problem in problems(path):
+                print(f"  {problem}")
     return 0
 
 

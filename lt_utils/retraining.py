@@ -211,9 +211,3 @@ def result_rows(retrained: Retrained, encoded: Encoded, /, **columns) -> list[di
         {**columns, "test": test, **values, "best_test_epoch": round(best[test].item(), 2)}
         for test, values in test_scores(retrained.head, encoded).items()
     ]
-
-
-def paired(differences: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard error (std / sqrt(n)) of differences between two methods that share their seeds."""
-    values = torch.as_tensor(list(differences), dtype=torch.float64)
-    return values.mean().item(), values.std().item() / len(values) ** 0.5 if len(values) > 1 else float("nan")

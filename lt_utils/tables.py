@@ -7,7 +7,7 @@ from IPython.display import Markdown
 
 from lt_utils.errors import CourseError, choose
 from lt_utils.files import read_json
-from lt_utils.metrics import mean_std
+from lt_utils.metrics import mean_error, mean_std
 from lt_utils.parameters import REPOSITORY
 
 MEASURES = ("accuracy", "many", "medium", "few", "ece")
@@ -73,31 +73,31 @@ def paired(
         differences = [value - theirs[key] for key, value in values.items() if key in theirs]
         if method == baseline or not differences:
             continue
-        mean, std = mean_std(differences)
+        mean, se = mean_error(differences)
         n = len(differences)
-        se = std / n**0.5
         half = student(n) * se if n > 1 else float("nan")
         line = {"method": method, "n": n, "difference": mean, "se": se, "half": half, "differences": differences}
         lines.append(line)
     return lines
 
 
-def cell(value: object) -> str:
-    """How a value is shown: (mean, std) as "79.1 ± 0.4", a single run without ±, a number with one decimal."""
+def cell(value: object, digits: int = 1) -> str:
+    """How a value is shown: (mean, std) as "79.1 ± 0.4", a single run without ±, a number with `digits` decimals."""
     if isinstance(value, tuple):
         mean, std = value
-        return f"{mean:.1f}" if std != std else f"{mean:.1f} ± {std:.1f}"  # nan: one run, no spread to show
+        spread = "" if std != std else f" ± {std:.{digits}f}"  # nan: one run, no spread to show
+        return f"{mean:.{digits}f}{spread}"
     if isinstance(value, float):
-        return f"{value:.1f}"
+        return f"{value:.{digits}f}"
     return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def markdown(rows: Sequence[dict], columns: Sequence[str] | None = None) -> str:
+def markdown(rows: Sequence[dict], columns: Sequence[str] | None = None, digits: int = 1) -> str:
     """Rows as a Markdown table; text columns left, numbers right. Columns default to those of the first row."""
     columns = list(columns or (rows[0] if rows else ()))
     numeric = [all(isinstance(row.get(column), int | float | tuple | None) for row in rows) for column in columns]
     lines = ["| " + " | ".join(columns) + " |", "|" + "|".join("--:" if right else ":--" for right in numeric) + "|"]
-    lines += ["| " + " | ".join(cell(row.get(column)) for column in columns) + " |" for row in rows]
+    lines += ["| " + " | ".join(cell(row.get(column), digits) for column in columns) + " |" for row in rows]
     return "\n".join(lines)
 
 
@@ -115,16 +115,23 @@ def reference(notebook: str, folder: Path | None = None) -> list[dict]:
     return [read_json(path) for path in sorted(folder.glob(f"{notebook}*.json"))]
 
 
-def show_reference(notebook: str, columns: Sequence[str] | None = None, folder: Path | None = None) -> Markdown:
-    """The stored full-scale results of a notebook and what they were measured on, or a sentence that there is none."""
-    records = reference(notebook, folder)
-    if not records:
-        return Markdown("*No full-scale run of this notebook is stored yet; its place is* `notebooks/reference/`.")
+def with_spread(row: dict) -> dict:
+    """A stored row with each pair of columns "x" and "x std" as one column (x, std), as `average` gives them."""
+    pairs = {name: (value, row[f"{name} std"]) if f"{name} std" in row else value for name, value in row.items()}
+    return {name: value for name, value in pairs.items() if not name.endswith(" std")}
+
+
+def reference_markdown(notebook: str, columns: Sequence[str] | None = None, folder: Path | None = None) -> str:
+    """The stored full-scale results of a notebook, two decimals, and what they were measured on; "" if there is none."""
     parts = []
-    for record in records:
+    for record in reference(notebook, folder):
         told = f"{record['title']} – {record['device']}, commit {str(record['commit'])[:7]}, {record['finished'][:10]}."
-        parts.append(
-            f"**{told}**\n\n{markdown(record['rows'], columns)}"
-            + (f"\n\n{record['note']}" if record.get("note") else "")
-        )
-    return Markdown("\n\n".join(parts))
+        table = markdown([with_spread(row) for row in record["rows"]], columns, digits=2)
+        parts.append(f"**{told}**\n\n{table}" + (f"\n\n{record['note']}" if record.get("note") else ""))
+    return "\n\n".join(parts)
+
+
+def show_reference(notebook: str, columns: Sequence[str] | None = None, folder: Path | None = None) -> Markdown:
+    """`reference_markdown` for the notebook, or a sentence that no full-scale run is stored yet."""
+    none = "*No full-scale run of this notebook is stored yet; its place is* `notebooks/reference/`."
+    return Markdown(reference_markdown(notebook, columns, folder) or none)

@@ -12,6 +12,7 @@ from lt_utils.metrics import (
     class_accuracy,
     frechet_distance,
     group_accuracy,
+    mean_error,
     mean_std,
     reliability,
     scores,
@@ -157,3 +158,10 @@ def test_too_few_samples_and_different_dimensions_are_refused():
         frechet_distance(torch.randn(2, 4), torch.randn(9, 4))
     with pytest.raises(CourseError, match="4 and 3 dimensions"):
         frechet_distance(torch.randn(9, 4), torch.randn(9, 3))
+
+
+def test_mean_error_is_the_standard_error_of_the_mean():
+    mean, error = mean_error([1.0, 2.0, 3.0])
+    assert mean == 2.0
+    assert error == pytest.approx(1 / 3**0.5)
+    assert math.isnan(mean_error([1.0])[1])  # one value has no spread

@@ -23,7 +23,6 @@ from lt_utils.retraining import (
     amounts_to_labels,
     class_gaussian,
     index_thirds,
-    paired,
     ratio_amounts,
     result_rows,
     retrain_head,
@@ -258,11 +257,6 @@ def test_rows_report_the_last_epoch_and_beside_it_the_best(blobs):
     assert plain["best_test_epoch"] == pytest.approx(result.plain.max().item(), abs=0.01)
     assert {"method", "seed", "accuracy", "many", "medium", "few", "ece"} <= plain.keys()
 
-
-def test_paired_standard_error():
-    mean, error = paired([1.0, 2.0, 3.0])
-    assert mean == 2 and error == pytest.approx(1 / 3**0.5)
-    assert paired([1.0])[1] != paired([1.0])[1]  # nan: one pair has no spread
 
 
 def test_encoding_a_data_set(blobs):
