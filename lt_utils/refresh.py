@@ -27,7 +27,9 @@ def execute(path: Path) -> float:
     notebook = nbformat.read(path, as_version=4)
     begin = time.monotonic()
     try:
-        ExecutePreprocessor(timeout=None, kernel_name="python3").preprocess(
+        # The kernel would warn on the terminal, each time, that it talks over the local network without encryption.
+        quiet = ["--IPKernelApp.log_level=40"]
+        ExecutePreprocessor(timeout=None, kernel_name="python3", extra_arguments=quiet).preprocess(
             notebook, {"metadata": {"path": str(path.parent)}}
         )
     except CellExecutionError as error:
