@@ -3,7 +3,7 @@
 
 PYTHON ?=
 AGAIN ?=
-JOBS ?= 1
+JOBS ?= 2
 WORKERS ?= 2
 VENV := .venv
 READY := $(VENV)/.ready
@@ -40,8 +40,7 @@ lab: $(READY)
 	@exec $(BIN)/python -m jupyterlab --notebook-dir=.
 
 bench: $(READY)
-	@if [ -f benchmarks/__main__.py ]; then exec $(BIN)/python -m benchmarks; \
-	else echo "There is no benchmark in this version of the course yet: benchmarks/ is missing."; fi
+	@exec $(BIN)/python -m benchmarks
 
 notebooks: $(READY)
 	@exec $(BIN)/python -m lt_utils.refresh $(sort $(wildcard notebooks/*.ipynb))

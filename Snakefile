@@ -7,6 +7,7 @@
 # A run is finished when its .done is newer than what it depends on: its paper (.batch/<notebook>/<run>.json, touched
 # only when the notebook's code or the parameters change) and the .done of the runs it builds on.
 
+import shlex
 import sys
 
 from lt_utils import plan as planning
@@ -17,7 +18,7 @@ planning.write_down(WANTED)
 GPU = int(config.get("gpu", 0))  # GPUs that a run which trains asks for
 # Each rule's priority keeps the order of the course where there is a choice.
 SPREAD = "{data}-if{imbalance}-seed{seed}"
-RUN_ONE = f"{sys.executable} -m lt_utils.execute {{input}}"
+RUN_ONE = f"{shlex.quote(sys.executable)} -m lt_utils.execute {{input}}"
 
 
 def paper(notebook, run=SPREAD):

@@ -13,7 +13,7 @@ COMPARED = "compared notebook cell"
 
 
 def pytest_configure(config):
-    # Prepared data and runs of this machine must not decide a test; what needs prepared data asks for LT_DATA itself.
+    # The tests are about the notebooks of this repository, wherever LT_NOTEBOOKS points in this shell.
     os.environ.pop("LT_NOTEBOOKS", None)
 
 

@@ -1,10 +1,11 @@
 """Training images per second of a ResNet-32: this course's device-resident pipeline, and the usual one.
 
-    python -m benchmarks.encoder ours|peer [--seconds 10] [--accuracy]
+    python -m benchmarks.encoder ours|peer [--seconds 10] [--workers 0] [--epochs 0]
 
 "peer" is what most code bases do: a torchvision data set of PIL images, torchvision transforms on each image, a DataLoader,
 the same network in its default memory layout and float32. Both use mixup, SGD and batches of 64. The data are CIFAR-sized:
 the bundled garments, padded to 32 x 32 and repeated to three channels, because speed does not depend on what they show.
+--workers: processes of the peer's DataLoader. --epochs: train so long and report the accuracy instead of the speed.
 """
 
 import argparse

@@ -25,7 +25,7 @@ ARRAYS = ("x_train", "y_train", "x_test", "y_test", "classes")
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, object], compressed: bool = False) -> dict:
-    """Write a data set and its record and return the record; either both are complete afterwards or nothing changed.
+    """Write a data set and its record and return the record; each appears whole or not at all.
 
     Both are written under temporary names in the same folder and renamed when complete, the data file last: a file
     under its final name is whole, whenever the program was stopped.

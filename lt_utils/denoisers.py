@@ -95,7 +95,8 @@ class UNet(nn.Module):
         channels: channels of the images [B, channels, H, W]; H and W divisible by 2^(levels - 1).
         classes: number of classes C; 0 for an unconditional network.
         width: channels at full resolution. mults: channels of each level, as multiples of width.
-        attention: the levels (0 = full resolution) with attention. blocks: residual blocks per level on the way down.
+        attention: the levels (0 = full resolution) with attention; the middle block always has it.
+        blocks: residual blocks per level on the way down. dropout: probability in each residual block.
 
     width 128, mults (1, 2, 2, 2), attention (1,), blocks 2 is the CIFAR network of DDPM: 35.8 million parameters.
     """

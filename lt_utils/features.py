@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lt_utils import checkpoints, recipes
 from lt_utils.datasets import ImageData
 from lt_utils.encoders import ResNet, encode, load_official_ldmlr
+from lt_utils.errors import CourseError
 from lt_utils.runs import Run
 from lt_utils.training import device
 
@@ -32,10 +33,12 @@ class Encoded:
 
     @property
     def dim(self) -> int:
+        """Length D of a feature."""
         return self.train.shape[1]
 
     @property
     def classes(self) -> int:
+        """Number of classes C."""
         return len(self.counts)
 
     @property
@@ -57,8 +60,13 @@ def encode_data(model: ResNet, data: ImageData) -> Encoded:
 def encode_official(path: str | Path, data: ImageData) -> Encoded:
     """Features of the published LDMLR ResNet-32 in the .npz file `path`, for CIFAR-10 or CIFAR-100 in `data`.
 
-    The published CIFAR-10 encoder saw red and blue swapped in training, so its images are swapped here.
+    The published CIFAR-10 encoder saw red and blue swapped in training, so its images are swapped here. Raises CourseError
+    if the images are not RGB, if the file cannot be read, or holds an encoder for another number of classes.
     """
+    if data.channels != 3:
+        raise CourseError(
+            f"The published encoders take RGB images; those of {data.name} have {data.channels} channel: take CIFAR."
+        )
     model = load_official_ldmlr(path, data.classes).to(device(), memory_format=torch.channels_last)
     if data.classes == 10:
         swap = [2, 1, 0]

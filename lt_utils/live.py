@@ -41,6 +41,7 @@ class Board:
         return known or one.seconds * self.pace
 
     def opening(self, wanted: int) -> str:
+        """How many of the `wanted` runs are to do, and about how long that takes: the first line of a batch."""
         seconds = sum(self.expected(one) for one in self.todo.values()) / self.jobs
         kept = f"{wanted - len(self.todo)} of {wanted} runs are finished already; " if len(self.todo) < wanted else ""
         return f"{kept}{_count(len(self.todo))} to do, about {duration(seconds)}, into {os.path.relpath(self.folder)}"

@@ -38,7 +38,7 @@ def cores() -> int:
 
 def free_memory() -> float:
     """Memory in bytes that can still be used without swapping."""
-    import psutil  # here: it comes with ipykernel, in which every notebook runs
+    import psutil  # here, because only this needs it
 
     return float(psutil.virtual_memory().available)
 

@@ -35,6 +35,7 @@ class Wanted:
 
     @property
     def folder(self) -> Path:
+        """The run folder: <runs>/<profile>/<notebook>/<run>."""
         return root() / self.profile / self.notebook / self.run
 
     @property
@@ -53,8 +54,9 @@ def read_config(path: Path) -> dict:
         raise CourseError(f"{path} cannot be read ({error.strerror}); see config/ for those there are.") from error
     except yaml.YAMLError as error:
         raise CourseError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(config, dict) or "profile" not in config or not config.get("notebooks"):
-        raise CourseError(f"{path} must have the keys profile and notebooks.")
+    parts = (config.get("profile"), config.get("notebooks")) if isinstance(config, dict) else (None, None)
+    if not isinstance(parts[0], str) or not isinstance(parts[1], dict) or not parts[1]:
+        raise CourseError(f"{path} must have the keys profile (a name) and notebooks (what each of them runs with).")
     return config
 
 
@@ -90,6 +92,8 @@ def _spread(config: Mapping, settings: Mapping) -> list[tuple[str, dict[str, obj
         lists[key] = settings.get(key, config.get(key, default))
         if not isinstance(lists[key], list) or not lists[key]:
             raise CourseError(f"The configuration's {key} must be a list with at least one entry, not {lists[key]!r}.")
+        if key != "datasets" and not all(type(value) in (int, float) for value in lists[key]):
+            raise CourseError(f"The configuration's {key} must be numbers, not {lists[key]!r}.")
     spread = []
     for dataset, imbalance, seed in product(*lists.values()):
         place = {"DATASET": dataset, "IMBALANCE": imbalance, "SEED": seed}
@@ -105,6 +109,8 @@ def _check_data(names: set[str]) -> None:
         from . import datasets
 
         there = datasets.names()
+        for name in missing:  # a misspelt name is told with the known ones; one that can be fetched, with the command
+            choose("data set", name, [*there, *(one for one in datasets.FETCHABLE if one not in there)])
         missing = [name for name in missing if name not in there]
     if missing:
         folder = Path(os.path.relpath(datasets.data_folder()))

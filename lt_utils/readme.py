@@ -14,7 +14,7 @@ from pathlib import Path
 from lt_utils.errors import CourseError
 from lt_utils.files import read_json, write_json
 from lt_utils.parameters import REPOSITORY
-from lt_utils.tables import MEASURES, average, markdown, reference, reference_markdown, with_spread
+from lt_utils.tables import MEASURES, average, markdown, reference_markdown, with_spread
 
 PICTURE = "00_start_here"  # its first picture is the whole course
 TOLD = ("device", "threads", "commit", "versions")
@@ -62,7 +62,7 @@ def in_main_table(row: dict) -> bool:
 
 def retraining_table() -> str:
     """LDMLR beside its controls on the published CIFAR-10 encoder: last epoch, and the best epoch on the test set."""
-    (record,) = reference("08_classifier_retraining_official")
+    record = read_json(REPOSITORY / "notebooks" / "reference" / "08_classifier_retraining_official.json")
     rows = [with_spread(row) for row in record["rows"] if row["recipe"] in ("-", "r=0.2 few")]
     lines: dict[str, dict] = {}
     for row in rows:
@@ -109,6 +109,10 @@ def picture(notebook: str = PICTURE) -> bytes:
 def text_from_records(readme: str) -> str:
     """README.md with its generated parts written anew from the stored results."""
     summary = read_json(REPOSITORY / "notebooks" / "reference" / "quick.json")
+    if summary is None:
+        raise CourseError(
+            "notebooks/reference/quick.json is missing: `python -m lt_utils.readme --from runs/quick` makes it."
+        )
     readme = fill(readme, "quick results", quick_table(summary))
     encoders = reference_markdown("03_encoders_official", ["data", "method", *MEASURES, "published"])
     readme = fill(readme, "official encoders", encoders)
@@ -116,6 +120,7 @@ def text_from_records(readme: str) -> str:
 
 
 def main() -> int:
+    """The command line; exit status 0, or 2 with one sentence."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--from", dest="batch", type=Path, help="folder of a finished batch, such as runs/quick")
     arguments = parser.parse_args()

@@ -44,7 +44,8 @@ def build(folder: Path, wanted: list[Wanted]) -> Path:
     part.write_text(
         f"<!DOCTYPE html>\n<html lang='en'><head>{head}{title}</head>\n<body>\n"
         + "\n".join(parts)
-        + "\n</body></html>\n"
+        + "\n</body></html>\n",
+        encoding="utf-8",
     )
     part.replace(page)
     return page

@@ -48,6 +48,7 @@ class Run:
 
     @property
     def base(self) -> Path:
+        """The folder above the notebooks: <runs>/lab, or <runs>/<profile> of a batch."""
         return self.path.parent.parent
 
     @property
@@ -57,6 +58,7 @@ class Run:
 
     @property
     def record(self) -> dict | None:
+        """Content of record.json, or None as long as the run is not finished."""
         return read_json(self.path / "record.json")
 
     def file(self, name: str) -> Path:

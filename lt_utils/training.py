@@ -46,6 +46,7 @@ def autocast(where: torch.device, precision: str = "auto") -> torch.autocast:
 
 # Learning-rate schedules: the factor on the base learning rate before step k (0-based) of n.
 def constant(k: int, n: int) -> float:
+    """1 throughout."""
     return 1.0
 
 

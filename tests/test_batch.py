@@ -174,6 +174,9 @@ def test_stopped_and_killed_in_the_middle(course):
         ({"03_encoders": {"parameter": {}}}, {}, "Unknown key of 03_encoders in the configuration 'parameter'"),
         ({"03_encoders": {}}, {"dataset": []}, "Unknown key of the configuration 'dataset'"),
         ({"03_encoders": {}}, {"seeds": 3}, "seeds must be a list with at least one entry, not 3"),
+        ({"03_encoders": {}}, {"imbalances": ["100"]}, "imbalances must be numbers"),
+        ({"03_encoders": {}}, {"profile": 3}, "must have the keys profile"),
+        ({"03_encoders": {}}, {"datasets": ["fashion-mnist-smal"]}, "Unknown data set .* Known: fashion-mnist-small"),
         (
             {"03_encoders": {}},
             {"datasets": ["cifar10"]},

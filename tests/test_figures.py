@@ -127,3 +127,15 @@ def test_curves_leave_out_steps_that_were_not_made():
     assert axes.lines[0].get_ydata().tolist() == [1, 2] and axes.get_legend() is None
     figures.curves(axes, {"nothing yet": torch.full((4,), float("nan"))})
     assert len(axes.lines[1].get_ydata()) == 0
+
+
+def test_names_of_close_points_do_not_cover_each_other():
+    figure, axes = plt.subplots()
+    points = [(0.5, 0.5), (0.5, 0.51), (0.2, 0.2)]
+    axes.plot(*zip(*points, strict=True), "o")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    figures.name_points(axes, points, ["first", "second", ""])
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert [text.get_text() for text in axes.texts] == ["first", "second"]
+    assert not boxes[0].overlaps(boxes[1])
+    plt.close(figure)

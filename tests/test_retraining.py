@@ -258,7 +258,6 @@ def test_rows_report_the_last_epoch_and_beside_it_the_best(blobs):
     assert {"method", "seed", "accuracy", "many", "medium", "few", "ece"} <= plain.keys()
 
 
-
 def test_encoding_a_data_set(blobs):
     from lt_utils import datasets
     from lt_utils.encoders import ResNet
