@@ -77,7 +77,7 @@ def draw(data: ImageData, present: Collection[str] | None = None) -> Figure:
     ):
         style = {"arrowstyle": "-|>", "mutation_scale": 15, "lw": 1.8, "color": SOFT, "shrinkA": 0, "shrinkB": 0}
         axes.add_patch(FancyArrowPatch(start, end, connectionstyle=f"arc3,rad={bend}", **style))
-    axes.text(86.5, 54.6, "generated images", fontsize=9, style="italic", color=SOFT)
+    axes.text(92, 57.6, "generated images", fontsize=9, style="italic", color=SOFT)
     axes.text(88, 10.5, "generated features", fontsize=9, style="italic", color=SOFT)
     places = {"00": (3.2, 60), "01": (3.4, 50), "02": (7.6, 50), "03": (39.2, 45), "10": (43.4, 45), "11": (47.6, 45)}
     places |= {"04": (39.2, 62), "05": (43.4, 62), "06": (47.6, 62), "07": (52.2, 15), "09": (56.4, 15)}
