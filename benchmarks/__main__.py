@@ -54,7 +54,12 @@ def beside_busy(rounds: int, seconds: float) -> dict:
 
 def table(results: dict) -> str:
     """The Markdown table of benchmarks/README.md."""
-    lines = ["| task | ours | peer | ratio (smallest to largest) | memory, ours / peer |", "|:--|--:|--:|--:|--:|"]
+    lines = [
+        "![The ratio of each task](speed.png)",
+        "",
+        "| task | ours | peer | ratio (smallest to largest) | memory, ours / peer |",
+        "|:--|--:|--:|--:|--:|",
+    ]
     for row in results["tasks"]:
         ratios = row["ratio"]
         lines.append(

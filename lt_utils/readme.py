@@ -49,8 +49,9 @@ def quick_table(summary: dict) -> str:
         line["seeds"] = line.pop("n")
     seconds = sum(summary["seconds"].values())
     told = (
-        f"{summary['device']}, {summary['threads']} threads, torch {summary['versions']['torch']}, "
-        f"commit {str(summary['commit'])[:7]}, {summary['finished'][:10]}; all notebooks together {seconds / 60:.0f} minutes."
+        f"{summary['device']}, threads in each notebook: {summary['threads']}, torch {summary['versions']['torch']}, "
+        f"commit {str(summary['commit'])[:7]}, {summary['finished'][:10]}; the times of all notebooks add up to "
+        f"{seconds / 60:.0f} minutes."
     )
     return markdown(table, ["method", *MEASURES, "seeds"]) + f"\n\n*{told}*"
 
