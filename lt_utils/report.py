@@ -18,7 +18,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 600; } td.n, th.n { text-align: right; }
+th { color: var(--soft); font-weight: 600; } td.n, th.n { text-align: right; white-space: nowrap; }
 .soft { color: var(--soft); } .bad { color: var(--bad); }
 div.wide { overflow-x: auto; }
 """
@@ -127,7 +127,7 @@ def _spread(values: list[float]) -> str:
     if not values:
         return ""
     mean = sum(values) / len(values)
-    digits = 0 if all(float(value).is_integer() for value in values) else 1 if abs(mean) >= 10 else 3
+    digits = 0 if all(float(value).is_integer() for value in values) else 1 if abs(mean) >= 1 else 3
     if len(values) == 1:
         return f"{mean:,.{digits}f}"
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
