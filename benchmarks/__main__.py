@@ -52,6 +52,11 @@ def beside_busy(rounds: int, seconds: float) -> dict:
     return {"quiet": quiet, "busy": busy, "share": [there / here for there, here in zip(busy, quiet, strict=True)]}
 
 
+def short(value: float) -> str:
+    """Three digits of a ratio: 1.71, 10.5, 1,940."""
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def table(results: dict) -> str:
     """The Markdown table of benchmarks/README.md."""
     lines = [
@@ -64,7 +69,7 @@ def table(results: dict) -> str:
         ratios = row["ratio"]
         lines.append(
             f"| {row['name']} | {median(row['ours']):,.0f} {row['unit']} | {median(row['peer']):,.4g} {row['unit']} "
-            f"| **{median(ratios):,.3g}** ({min(ratios):,.3g} to {max(ratios):,.3g}) "
+            f"| **{short(median(ratios))}** ({short(min(ratios))} to {short(max(ratios))}) "
             f"| {row['memory'][0]:,} / {row['memory'][1]:,} MB |"
         )
     busy, accuracy = results["busy"], results["accuracy"]
@@ -99,7 +104,7 @@ def picture(results: dict) -> None:
     values = [median(row["ratio"]) for row in results["tasks"]]
     axes.barh(names, values, color=figures.METHOD_COLOURS[1])
     for place, value in enumerate(values):
-        axes.annotate(f" {value:,.3g} x", (value, place), va="center", fontsize=9)
+        axes.annotate(f" {short(value)} x", (value, place), va="center", fontsize=9)
     axes.axvline(1, color="black", lw=1)
     axes.set(
         xscale="log",
