@@ -20,8 +20,8 @@ from pathlib import Path
 
 from lt_utils.errors import CourseError
 from lt_utils.files import read_json, write_json
-from lt_utils.metrics import mean_std
 from lt_utils.parameters import REPOSITORY
+from lt_utils.tables import average
 
 FROM_RECORD = ("versions", "commit", "dirty", "device", "threads", "seconds", "finished")
 SEPARATE = ("data", "imbalance", "seed")  # columns that are not measured
@@ -32,18 +32,14 @@ def averaged(rows: Sequence[dict], by: Sequence[str]) -> list[dict]:
 
     The deviation, n - 1 in its denominator, is left out for a single row. Values are rounded to two decimals.
     """
-    members: dict[tuple, list[dict]] = {}
-    for row in rows:
-        members.setdefault(tuple(row.get(column) for column in by), []).append(row)
+    names = dict.fromkeys(name for row in rows for name in row if name not in (*by, *SEPARATE))
+    measures = [name for name in names if any(isinstance(row.get(name), int | float) for row in rows)]
     result = []
-    for key, part in members.items():
-        line = dict(zip(by, key, strict=True)) | {"n": len(part)}
-        for name in dict.fromkeys(name for row in part for name in row if name not in (*by, *SEPARATE)):
-            values = [row[name] for row in part if isinstance(row.get(name), int | float)]
-            if values:
-                mean, std = mean_std(values)
-                line[name] = round(mean, 2)
-                line |= {} if std != std else {f"{name} std": round(std, 2)}
+    for line in average(rows, by, measures):
+        for name in [name for name in measures if name in line]:
+            mean, std = line[name]
+            line[name] = round(mean, 2)
+            line |= {} if std != std else {f"{name} std": round(std, 2)}
         result.append(line)
     return result
 
