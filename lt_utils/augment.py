@@ -49,3 +49,61 @@ def cutout(images: Tensor, size: int = 16) -> Tensor:
 
     hole = covered(row, height)[:, :, None] & covered(column, width)[:, None, :]
     return images.masked_fill(hole[:, None], 0)
+
+
+def _between(images: Tensor, low: float, high: float) -> Tensor:
+    """One uniform number for each image, [B, 1, 1, 1]."""
+    return low + (high - low) * torch.rand(len(images), 1, 1, 1, device=images.device)
+
+
+def random_affine(images: Tensor, degrees: float = 20.0, scale: tuple[float, float] = (0.8, 1.2)) -> Tensor:
+    """Each image [B, C, H, W] turned by up to `degrees` and scaled about its centre; float32 in 0..255, black outside.
+
+    One bilinear grid_sample for the whole batch.
+    """
+    height, width = images.shape[2:]
+    angle = _between(images, -degrees, degrees).deg2rad().flatten()
+    size = _between(images, *scale).flatten()
+    cosine, sine = angle.cos() / size, angle.sin() / size
+    # grid_sample measures both axes from -1 to 1; the ratios keep a rotation a rotation where images are not square.
+    zero = torch.zeros_like(sine)
+    rows = [cosine, -sine * (height / width), zero, sine * (width / height), cosine, zero]
+    grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(images.shape), align_corners=False)
+    return F.grid_sample(images.float(), grid, align_corners=False)
+
+
+def _luma(images: Tensor) -> Tensor:
+    """Brightness [B, 1, H, W] of each pixel; of RGB images by the weights of ITU-R BT.601."""
+    if images.shape[1] != 3:
+        return images.mean(1, keepdim=True)
+    return (images * images.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+
+
+def random_colour(images: Tensor, low: float = 0.6, high: float = 1.4) -> Tensor:
+    """Brightness, then contrast, then (RGB only) saturation of each image times its own factors in low..high.
+
+    Float images [B, C, H, W] in 0..255 come and go; what leaves the range is clipped after each of the three.
+    """
+    images = (images * _between(images, low, high)).clamp(0, 255)
+    mean = _luma(images).mean((2, 3), keepdim=True)
+    images = torch.lerp(mean.expand_as(images), images, _between(images, low, high)).clamp(0, 255)
+    if images.shape[1] == 3:
+        grey = _luma(images).expand_as(images)
+        images = torch.lerp(grey, images, _between(images, low, high)).clamp(0, 255)
+    return images
+
+
+def strong_view(images: Tensor, pad: int = 4) -> Tensor:
+    """A strong view of each uint8 image [B, C, H, W], uint8: what brings training features near to test features.
+
+    Crop and flip as in `random_crop_flip`; then, each for a random half of the images: rotation by up to 20 degrees with
+    scale 0.8 to 1.2; brightness, contrast and saturation times 0.6 to 1.4; a black square of half the height (16 of 32).
+    """
+
+    def half() -> Tensor:
+        return torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+
+    images = random_crop_flip(images, pad)
+    view = torch.where(half(), random_affine(images), images)
+    view = torch.where(half(), random_colour(view), view).round().byte()
+    return torch.where(half(), cutout(view, images.shape[2] // 2), view)

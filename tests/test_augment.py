@@ -3,8 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision.transforms.v2.functional as ops
 
-from lt_utils.augment import cutout, random_crop_flip, random_flip, unit
+from lt_utils import augment
+from lt_utils.augment import cutout, random_affine, random_colour, random_crop_flip, random_flip, strong_view, unit
 
 
 def images(count=16, channels=3, height=8, width=8):
@@ -94,12 +96,61 @@ def test_cutout_blackens_one_square_cut_off_at_the_border():
     assert hole.flatten(1).sum(1).double().mean().item() == pytest.approx((44 / 12) ** 2, abs=0.2)
 
 
-@pytest.mark.parametrize("augment", [random_crop_flip, random_flip, cutout])
-def test_augmentation_repeats_with_its_seed_and_leaves_its_input(augment):
+@pytest.mark.parametrize("height, width", [(32, 32), (24, 36)])
+def test_random_affine_turns_and_scales_as_torchvision_does(height, width):
+    x = images(8, 3, height, width)
+    torch.manual_seed(3)
+    out = random_affine(x)
+    torch.manual_seed(3)
+    angles, sizes = 40 * torch.rand(8) - 20, 0.8 + 0.4 * torch.rand(8)
+    for one, source, angle, size in zip(out, x, angles.tolist(), sizes.tolist(), strict=True):
+        peer = ops.affine(source.float(), -angle, [0, 0], size, [0, 0], ops.InterpolationMode.BILINEAR)
+        assert (one - peer).abs().max() < 0.01
+    assert (random_affine(x, 0, (1, 1)) - x.float()).abs().max() < 0.01
+
+
+def test_random_colour_is_brightness_contrast_saturation_of_torchvision():
+    x = images(4, 3, 10, 10).float()
+    torch.manual_seed(3)
+    out = random_colour(x)
+    torch.manual_seed(3)
+    bright, contrast, colour = 0.6 + 0.8 * torch.rand(3, 4)
+    for k in range(4):
+        # Float images in 0..1 there: uint8 ones would be rounded after each step.
+        peer = ops.adjust_brightness(x[k] / 255, bright[k].item())
+        peer = ops.adjust_saturation(ops.adjust_contrast(peer, contrast[k].item()), colour[k].item())
+        assert (
+            out[k] / 255 - peer
+        ).abs().max() < 1e-3  # torchvision's weights of red, green, blue: 0.2989, 0.587, 0.114
+    assert (bright - 1).abs().min() > 0.01 and out.shape == x.shape
+
+
+@pytest.mark.parametrize("alone", ["random_affine", "random_colour", "cutout"])
+def test_a_strong_view_does_each_of_its_three_changes_to_half_of_the_images(alone, monkeypatch):
+    for name in {"random_affine", "random_colour", "cutout"} - {alone}:
+        monkeypatch.setattr(augment, name, lambda images, size=0: images)
+    torch.manual_seed(0)
+    half = images(1, 3, 16, 8)
+    x = torch.cat([half, half.flip(3)], 3).expand(2000, 3, 16, 16)  # its mirror image is itself
+    out = strong_view(x, pad=0)
+    changed = (out != x).flatten(1).any(1)
+    assert changed.double().mean().item() == pytest.approx(0.5, abs=0.04)
+    if alone == "cutout":
+        assert (out == 0).all(1).flatten(1).sum(1).max() == 8 * 8
+
+
+@pytest.mark.parametrize("shape", [(6, 1, 28, 28), (6, 3, 20, 32)])
+def test_a_strong_view_keeps_shape_and_type(shape):
+    out = strong_view(torch.randint(0, 256, shape, dtype=torch.uint8), pad=3)
+    assert out.shape == shape and out.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("change", [random_crop_flip, random_flip, cutout, strong_view])
+def test_augmentation_repeats_with_its_seed_and_leaves_its_input(change):
     x = images(height=24, width=24)
     kept = x.clone()
     results = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        results.append(augment(x))
+        results.append(change(x))
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2]) and torch.equal(x, kept)
