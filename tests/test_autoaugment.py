@@ -67,7 +67,7 @@ def test_each_image_goes_through_the_sub_policy_it_drew(images):
     for k, image in enumerate(images):
         for place, (name, probability, level) in enumerate(POLICY[chosen[k]]):
             if chance[k, place] < probability:
-                image = by_peer(peer, image, name, level, -1 if negative[k, place] else 1)
+                image = operation(image[None], name, level, -1 if negative[k, place] else 1)[0]
         assert torch.equal(image, ours[k])
 
 
