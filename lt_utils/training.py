@@ -101,15 +101,20 @@ class Step:
         return float(self.losses[self.step - 1])
 
 
-def _seed(seed: int, k: int) -> int:
+def step_seed(seed: int, k: int) -> int:
     """A seed of its own for each (seed, k): runs have far fewer than ten million steps."""
     return seed * 10_000_019 + k
+
+
+def step_now(seed: int) -> int:
+    """The step (0-based) of `train(seed=seed)` inside which this is called, by its loss before anything else re-seeds."""
+    return torch.initial_seed() - step_seed(seed, 0)
 
 
 def batch_of(k: int, n: int, batch: int, seed: int) -> Tensor:
     """Indices [<= batch] of step k (0-based): each epoch permutes 0 .. n-1 anew, and its last batch may be short."""
     epoch, place = divmod(k, math.ceil(n / batch))
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(_seed(seed, epoch)))
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(step_seed(seed, epoch)))
     return order[place * batch : (place + 1) * batch]
 
 
@@ -201,7 +206,7 @@ def train(
     model.train()
     for k in range(start, steps):
         with FinishStep() as ctrl_c:
-            torch.manual_seed(_seed(seed, k))
+            torch.manual_seed(step_seed(seed, k))
             index = batch_of(k, n, batch, seed).to(where)
             for group, rate in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = rate * lr(k, steps)

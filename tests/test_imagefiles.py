@@ -1,0 +1,299 @@
+"""Image lists, batches decoded ahead, ResNet-10, and the ImageNet-LT path from lists to a retrained head."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from torchvision.models import resnet
+from torchvision.transforms import v2
+
+from lt_utils import imagefiles
+from lt_utils.errors import CourseError
+from lt_utils.heads import CosineHead, WCDASHead
+from lt_utils.imagefiles import read_image, read_list
+from lt_utils.imagenet_encoders import ResNet10
+from lt_utils.imagestream import Stream, TestBatches, TrainingBatches, prefetched
+from lt_utils.training import batch_of, train
+
+COUNTS, TESTS, SYNSETS = (9, 4, 2), 3, ("n01440764", "n01443537", "n02093991")
+
+
+def picture(c, number, side):
+    """An image of class c, whose colour tells its class, of its own size and noise."""
+    random = np.random.default_rng(1000 * c + number)
+    pixels = random.integers(0, 90, (side, side + 7 * (number % 4), 3))
+    pixels[..., c] += 130
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory):
+    """ImageNet's folders with three classes: train/<synset>/*.JPEG, val/<synset>/*.JPEG and the same flat, and lists."""
+    root = tmp_path_factory.mktemp("ImageNet")
+    lines = {"train": ["# ImageNet-LT, tiny", ""], "val": [], "flat": []}
+    for c, synset in enumerate(SYNSETS):
+        for folder in (root / "train" / synset, root / "val" / synset, root / "flat" / "val"):
+            folder.mkdir(parents=True, exist_ok=True)
+        for number in range(COUNTS[c]):
+            path = f"train/{synset}/{synset}_{number}.JPEG"
+            picture(c, number, 24 + 5 * number).save(root / path, quality=95)
+            lines["train"].append(f"{path} {c}")
+        for number in range(TESTS):
+            name = f"ILSVRC2012_val_{10 * c + number:08d}.JPEG"
+            for path in (f"val/{synset}/{name}", f"flat/val/{name}"):
+                picture(c, 100 + number, 30 + number).save(root / path)
+            lines["val"].append(f"val/{synset}/{name} {c}")
+            lines["flat"].append(f"val/{name} {c}")
+    for name, content in lines.items():
+        (root / f"{name}.txt").write_text("\n".join(content) + "\n")
+    return root
+
+
+def changed(tree, tmp_path, change):
+    """A copy of the training list with each line changed."""
+    lines = (tree / "train.txt").read_text().splitlines()
+    path = tmp_path / "list.txt"
+    path.write_text("\n".join(change(line) if line and line[0] != "#" else line for line in lines))
+    return path
+
+
+@pytest.fixture
+def files(tree):
+    return read_list(tree / "train.txt", tree)
+
+
+# --------------------------------------------------------------------------------------------------------------- lists
+def test_a_list_gives_paths_labels_and_counts(tree, files):
+    assert len(files) == 15 and files.classes == 3 and files.counts == list(COUNTS)
+    assert files.labels.dtype == torch.int64 and files.labels.tolist() == [0] * 9 + [1] * 4 + [2] * 2
+    assert files.paths[9] == "train/n01443537/n01443537_0.JPEG" and all((tree / path).is_file() for path in files.paths)
+    assert repr(files) == "15 images, 3 classes of 9 to 2"
+
+
+@pytest.mark.parametrize("leading", ["", "ImageNet/", "data/ImageNet/"])
+def test_leading_folders_that_the_root_holds_are_dropped(tree, files, tmp_path, leading):
+    longer = changed(tree, tmp_path, lambda line: leading + line)
+    assert read_list(longer, tree).paths == files.paths
+    inside = read_list(longer, tree / "train")
+    assert [f"train/{path}" for path in inside.paths] == list(files.paths)
+    bare = changed(tree, tmp_path, lambda line: line.removeprefix("train/"))
+    assert read_list(bare, tree / "train").paths == inside.paths
+
+
+@pytest.mark.parametrize("name", ["val.txt", "flat.txt"])
+def test_both_styles_of_test_list_fit_both_layouts_on_disk(tree, name):
+    by_class, flat = read_list(tree / name, tree, classes=3), read_list(tree / name, tree / "flat", classes=3)
+    assert by_class.paths[0] == "val/n01440764/ILSVRC2012_val_00000000.JPEG"
+    assert flat.paths[0] == "val/ILSVRC2012_val_00000000.JPEG"
+    inside = read_list(tree / name, tree / "val", classes=3)
+    assert inside.paths[8] == "n02093991/ILSVRC2012_val_00000022.JPEG"
+    assert by_class.labels.tolist() == flat.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_names_that_repeat_between_classes_are_never_looked_for_elsewhere(tmp_path):
+    for folder in ("train/airfield", "train/alley", "other"):
+        (tmp_path / folder).mkdir(parents=True)
+    picture(0, 0, 20).save(tmp_path / "train/airfield/0001.jpg")
+    picture(0, 0, 20).save(tmp_path / "other/0001.jpg")
+    (tmp_path / "list.txt").write_text("train/airfield/0001.jpg 0\ntrain/alley/0001.jpg 1\n")
+    for root in (tmp_path, tmp_path / "train", tmp_path / "train/airfield", tmp_path / "other"):
+        with pytest.raises(CourseError, match="are not below"):
+            read_list(tmp_path / "list.txt", root)
+    (tmp_path / "list.txt").write_text("train/alley/0001.jpg 0\n")  # in two folders below: which one is meant?
+    (tmp_path / "train/other").mkdir()
+    picture(0, 0, 20).save(tmp_path / "train/other/0001.jpg")
+    with pytest.raises(CourseError, match="are not below"):
+        read_list(tmp_path / "list.txt", tmp_path / "train")
+
+
+def test_names_with_spaces_and_a_byte_order_mark(tree, tmp_path):
+    (tmp_path / "a b").mkdir()
+    picture(0, 1, 20).save(tmp_path / "a b" / "c d.jpg")
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf  a b/c d.jpg \t 0  \r\n")
+    assert read_list(tmp_path / "list.txt", tmp_path).paths == ("a b/c d.jpg",)
+
+
+@pytest.mark.parametrize(
+    "line, classes, told",
+    [
+        ("train/a.JPEG", None, r"list\.txt, line 3: 'train/a.JPEG' must be a path and a label"),
+        ("train/a.JPEG two", None, r"list\.txt, line 3: the label 'two' must be a whole number from 0\."),
+        ("train/a.JPEG -1", None, r"line 3: the label '-1'"),
+        ("train/a.JPEG 1.0", None, r"line 3: the label '1\.0'"),
+        ("train/a.JPEG 3", 3, r"line 3: the label '3' must be a whole number from 0 to 2\."),
+        ("train/a.JPEG 2", None, r"no image of class 1"),
+        ("", None, None),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, classes, told):
+    (tmp_path / "list.txt").write_text(f"# a comment\ntrain/b.JPEG 0\n{line}\n")
+    with pytest.raises(CourseError, match=told or r"1 of the 1 images .* train/b.JPEG;"):
+        read_list(tmp_path / "list.txt", tmp_path, classes)
+
+
+def test_an_empty_or_missing_list_is_refused(tmp_path):
+    (tmp_path / "list.txt").write_text("# nothing\n")
+    with pytest.raises(CourseError, match="names no image"):
+        read_list(tmp_path / "list.txt", tmp_path)
+    with pytest.raises(CourseError, match="cannot be read"):
+        read_list(tmp_path / "other.txt", tmp_path)
+
+
+def test_missing_files_are_counted_and_the_first_named_in_one_sentence(tree, tmp_path, monkeypatch):
+    listed = changed(tree, tmp_path, lambda line: line.replace("n01440764_", "n01440764_9"))
+    monkeypatch.setattr(os, "stat", None)  # folders are listed; no file is asked for by itself
+    monkeypatch.setattr(os.path, "exists", None)
+    with pytest.raises(CourseError) as error:
+        read_list(listed, tree)
+    names = [f"train/n01440764/n01440764_9{number}.JPEG" for number in range(3)]
+    told = f"9 of the 15 images that {listed} names are not below {tree}: {', '.join(names)} ...; "
+    assert str(error.value).startswith(told) and "\n" not in str(error.value)
+
+
+def test_each_folder_is_listed_once(tree, monkeypatch):
+    seen = []
+    scandir = os.scandir
+    monkeypatch.setattr(imagefiles.os, "scandir", lambda path: seen.append(str(path)) or scandir(path))
+    read_list(tree / "train.txt", tree)
+    assert len(seen) == len(SYNSETS)
+
+
+# ------------------------------------------------------------------------------------------------------------- decoding
+def test_an_image_is_read_as_rgb_whatever_it_was(tmp_path):
+    for mode, name in (("RGB", "a.JPEG"), ("L", "b.JPEG"), ("CMYK", "c.JPEG"), ("RGBA", "png.JPEG")):
+        picture(1, 3, 20).convert(mode).save(tmp_path / name, "PNG" if mode == "RGBA" else "JPEG")
+        image = read_image(tmp_path / name)
+        assert image.shape == (3, 20, 41) and image.dtype == torch.uint8
+    assert torch.equal(image, torch.from_numpy(np.array(picture(1, 3, 20))).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("damage", ["half", "text", "empty"])
+def test_a_damaged_image_is_named_alone(tmp_path, workers, damage):
+    picture(0, 0, 40).save(tmp_path / "good.JPEG")
+    picture(0, 1, 40).save(tmp_path / "bad.JPEG")
+    whole = (tmp_path / "bad.JPEG").read_bytes()
+    (tmp_path / "bad.JPEG").write_bytes({"half": whole[: len(whole) // 2], "text": b"no image", "empty": b""}[damage])
+    (tmp_path / "list.txt").write_text("good.JPEG 0\nbad.JPEG 0\n")
+    files = read_list(tmp_path / "list.txt", tmp_path)
+    with pytest.raises(CourseError) as error:
+        list(prefetched(TestBatches(files, 1, 16), workers=workers))
+    assert str(error.value).startswith(f"{tmp_path / 'bad.JPEG'} is damaged or not an image")
+    assert "Traceback" not in str(error.value)
+
+
+def test_test_batches_are_torchvisions_resize_and_central_crop_of_all_images_in_order(files):
+    batches = TestBatches(files, 4, 28)
+    images, labels = (torch.cat(part) for part in zip(*prefetched(batches, workers=2), strict=True))
+    assert images.shape == (15, 3, 28, 28) and torch.equal(labels, files.labels) and len(batches) == 4
+    view = v2.Compose([v2.Resize(32), v2.CenterCrop(28), v2.PILToTensor()])
+    for image, path in zip(images, files.paths, strict=True):
+        theirs = view(Image.open(files.root / path))  # Pillow's own resize, within its rounding
+        assert (image.float() - theirs).abs().max() <= 2
+
+
+def test_training_batches_follow_batch_of_and_show_random_parts(files):
+    batches = TrainingBatches(files, 200, 6, seed=3, size=16)
+    for k in (0, 2, 4):
+        images, labels = batches[k]
+        assert torch.equal(labels, files.labels[batch_of(k, 15, 6, 3)]) and len(labels) == (6, 6, 3)[k % 3]
+        assert images.shape == (len(labels), 3, 16, 16) and images.dtype == torch.uint8
+        assert torch.equal(images.float().mean((2, 3)).argmax(1), labels)  # the colour of the class
+    assert not torch.equal(batches[0][0], batches[3][0])
+    assert not torch.equal(batches[1][0], TrainingBatches(files, 200, 6, seed=4, size=16)[1][0])
+
+
+def test_crops_cover_a_part_of_the_image_and_half_are_mirrored(tmp_path):
+    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (192, 256, 3))
+    Image.fromarray(np.ascontiguousarray(ramp)).save(tmp_path / "ramp.png")
+    (tmp_path / "list.txt").write_text("ramp.png 0\n")
+    batches = TrainingBatches(read_list(tmp_path / "list.txt", tmp_path), 300, 1, size=32)
+    left, right = torch.stack([batches[k][0][0, 0, 0, [0, -1]].float() for k in range(300)]).T
+    width = (right - left).abs() * 32 / 31
+    (tmp_path / "list.txt").write_text("ramp.png 0\n" * 8)
+    same = TrainingBatches(read_list(tmp_path / "list.txt", tmp_path), 1, 8, size=32)[0][0]
+    assert len(same[:, 0, 0, [0, -1]].unique(dim=0)) == 8  # each image of a batch has a crop of its own
+    assert 0.4 < (left > right).float().mean() < 0.6  # mirrored
+    # Area 8 to 100 % and ratio 3/4 to 4/3 of a 256 x 192 image: widths from sqrt(.08 * .75 * 256 * 192) = 54 to 256.
+    assert 50 < width.min() < 90 and 230 < width.max() < 262
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # three workers on fewer cores
+@pytest.mark.parametrize("workers", [1, 3])
+def test_batches_are_the_same_with_any_number_of_workers(files, workers):
+    batches = TrainingBatches(files, 7, 6, seed=1, size=16)
+    state = torch.get_rng_state()
+    for k, (images, labels) in enumerate(prefetched(batches, 2, workers), start=2):
+        assert torch.equal(images, batches[k][0]) and torch.equal(labels, batches[k][1])
+    assert k == 6 and torch.equal(state, torch.get_rng_state())
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+def trained(files, tmp_path, workers, stops=(), name="", seed=0, stream_seed=0, batch=6):
+    """Weights and losses after 8 steps of a tiny network whose loss draws at random, left at each of `stops`."""
+    steps, losses = 8, {}
+    for stop in (*stops, steps):
+        torch.manual_seed(5)
+        model = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Dropout(0.5), nn.Linear(48, 3))
+        stream = Stream(TrainingBatches(files, steps, batch, stream_seed, 16), workers)
+
+        def loss(model, index, stream=stream):
+            images, labels = stream(index)
+            return F.cross_entropy(model(images / 255), labels)
+
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        facts = dict(n=len(files), steps=steps, batch=6, optimizer=optimizer, seed=seed, precision="fp32")
+        for step in train(model, loss, checkpoint=tmp_path / f"{name}.safetensors", **facts):
+            losses[step.step] = step.loss
+            if step.step == stop:
+                break
+        assert stream.waited > 0
+    return torch.cat([weight.flatten() for weight in model.parameters()]), losses
+
+
+def test_a_resumed_training_with_workers_equals_one_without_either(files, tmp_path):
+    weights, losses = trained(files, tmp_path, workers=0, name="whole")
+    again, pieces = trained(files, tmp_path, workers=2, stops=(1, 4), name="pieces")
+    assert torch.equal(weights, again) and losses == pieces
+
+
+def test_batches_of_another_training_are_refused(files, tmp_path):
+    with pytest.raises(CourseError, match="same n, steps, batch and seed"):
+        trained(files, tmp_path, 0, name="a", seed=1)
+    with pytest.raises(CourseError, match="same n, steps, batch and seed"):
+        trained(files, tmp_path, 0, name="b", batch=5)
+
+
+# ------------------------------------------------------------------------------------------------------------ ResNet-10
+def test_resnet10_is_torchvisions_with_the_same_weights():
+    torch.manual_seed(0)
+    ours, theirs = ResNet10(1000), resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1])
+    assert sum(weight.numel() for weight in ours.parameters()) == 5_418_792
+    assert sum(weight.numel() for weight in theirs.parameters()) == 5_418_792
+    state = {name: value + 0.01 * torch.rand(value.shape) for name, value in ours.state_dict().items() if value.ndim}
+    ours.load_state_dict(state, strict=False)
+    theirs.load_state_dict({name.replace("head.", "fc."): value for name, value in state.items()}, strict=False)
+    images = torch.rand(2, 3, 64, 64)
+    normal = v2.functional.normalize(images, ours.config["mean"], ours.config["std"])
+    for mode in (True, False):
+        ours.train(mode)
+        theirs.train(mode)
+        torch.testing.assert_close(ours(images), theirs(normal), atol=1e-4, rtol=1e-4)
+    features = ours.features(images)
+    assert features.shape == (2, 512) == (2, ours.dim) and features.min() >= 0
+    torch.testing.assert_close(ours.head(features), ours(images))
+
+
+def test_resnet10_takes_the_heads_of_the_course():
+    wcdas = ResNet10(7, "wcdas").head
+    assert isinstance(wcdas, WCDASHead) and torch.equal(wcdas.raw_concentration, torch.full((7,), -1.0))
+    assert torch.sigmoid(wcdas.raw_concentration)[0].item() == pytest.approx(0.269, abs=5e-4)
+    assert isinstance(ResNet10(7, "cosine").head, CosineHead)
+    with pytest.raises(CourseError, match="Unknown head"):
+        ResNet10(7, "softmax")
+    with pytest.raises(CourseError, match="augment.unit"):
+        ResNet10(7)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
