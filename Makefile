@@ -14,15 +14,16 @@ export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab full bench notebooks lint lock
+.PHONY: help run test lab exercises full bench notebooks lint lock
 
 help:
 	@echo "make run        the whole course on the bundled data, in minutes; ends with the path of its report"
 	@echo "make test       every unit and every notebook tested"
 	@echo "make lab        JupyterLab in notebooks/"
+	@echo "make exercises  a copy of the exercises to work in, my_exercises/; your work there is never overwritten"
 	@echo "make full       the full experiments on CIFAR-10/100-LT (config/cifar.yaml): a GPU and hours, or a cluster"
 	@echo "make bench      speed beside other libraries"
-	@echo "make notebooks  execute all notebooks in place; make lint: check the style; make lock: compile the lock anew"
+	@echo "make notebooks  execute all notebooks and solutions in place; make lint: check the style; make lock: compile the lock anew"
 
 run: $(READY)
 	@exec $(BIN)/python -m lt_utils.batch config/quick.yaml --jobs $(JOBS) $(if $(AGAIN),--again)
@@ -34,16 +35,20 @@ full: $(READY)
 test: $(READY)
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope \
 		--nbval --nbval-current-env --nbval-cell-timeout 600 \
-		$(if $(MAKE_TERMOUT),,--color=no) tests $(wildcard notebooks)
+		$(if $(MAKE_TERMOUT),,--color=no) tests $(wildcard notebooks solutions)
 
 lab: $(READY)
 	@exec $(BIN)/python -m jupyterlab --notebook-dir=.
+
+exercises: $(READY)
+	@exec $(BIN)/python -m lt_utils.exercises start
 
 bench: $(READY)
 	@exec $(BIN)/python -m benchmarks
 
 notebooks: $(READY)
-	@exec $(BIN)/python -m lt_utils.refresh $(sort $(wildcard notebooks/*.ipynb))
+	@$(BIN)/python -m lt_utils.refresh $(sort $(wildcard notebooks/*.ipynb))
+	@exec $(BIN)/python -m lt_utils.exercises build --execute
 
 lint: $(READY)
 	@exec $(BIN)/ruff check .
