@@ -21,17 +21,24 @@ def sinusoid(t: Tensor, dim: int) -> Tensor:
 
 
 class Condition(nn.Module):
-    """MLP(sinusoid(t)) + label embedding: the vector [B, out] that tells every block the step and the class."""
+    """MLP(sinusoid(t)) + label embedding: the vector [B, out] that tells every block the step and the class.
 
-    def __init__(self, dim: int, out: int, classes: int) -> None:
+    augmentation: how many numbers tell how an image was augmented (0 = none); a map without bias adds them, so that
+    zeros, or None, add exactly nothing.
+    """
+
+    def __init__(self, dim: int, out: int, classes: int, augmentation: int = 0) -> None:
         super().__init__()
         self.dim = dim
         self.mlp = nn.Sequential(nn.Linear(dim, out), nn.SiLU(), nn.Linear(out, out))
         # One row per class; the row of "no label" is left out of the parameters and is zero (see forward).
         self.label = nn.Embedding(classes, out) if classes else None
+        self.augmentation = nn.Linear(augmentation, out, bias=False) if augmentation else None
 
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+    def forward(self, t: Tensor, y: Tensor, augmentation: Tensor | None = None) -> Tensor:
         embedding = self.mlp(sinusoid(t, self.dim))
+        if augmentation is not None and self.augmentation is not None:
+            embedding = embedding + self.augmentation(augmentation)
         if self.label is None:
             return embedding
         known = (y < self.label.num_embeddings)[:, None]
@@ -44,10 +51,11 @@ class GroupNorm(nn.GroupNorm):
 
     A group of one channel would subtract whatever the condition added to that channel, and with it the step and the
     label. DDPM's network has 128 channels or more, where 32 groups are safe; narrow networks need fewer.
+    groups: exactly so many groups, whatever their size.
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(math.gcd(32, max(1, channels // 4), channels), channels)
+    def __init__(self, channels: int, groups: int | None = None) -> None:
+        super().__init__(groups or math.gcd(32, max(1, channels // 4), channels), channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.float()).to(x.dtype)
@@ -56,9 +64,9 @@ class GroupNorm(nn.GroupNorm):
 class SelfAttention(nn.Module):
     """Single-head attention over all positions, added to its input [B, C, H, W]."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int | None = None) -> None:
         super().__init__()
-        self.norm = GroupNorm(channels)
+        self.norm = GroupNorm(channels, groups)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
 
@@ -71,14 +79,16 @@ class SelfAttention(nn.Module):
 class ResidualBlock(nn.Module):
     """norm, SiLU, conv, plus the condition; norm, SiLU, dropout, conv, plus a shortcut; attention after it if asked."""
 
-    def __init__(self, inputs: int, outputs: int, condition: int, attention: bool, dropout: float) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, condition: int, attention: bool, dropout: float, groups: int | None = None
+    ) -> None:
         super().__init__()
-        self.norm1, self.conv1 = GroupNorm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm1, self.conv1 = GroupNorm(inputs, groups), nn.Conv2d(inputs, outputs, 3, padding=1)
         self.condition = nn.Linear(condition, outputs)
-        self.norm2, self.conv2 = GroupNorm(outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.norm2, self.conv2 = GroupNorm(outputs, groups), nn.Conv2d(outputs, outputs, 3, padding=1)
         self.dropout = nn.Dropout(dropout)
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
-        self.attention = SelfAttention(outputs) if attention else nn.Identity()
+        self.attention = SelfAttention(outputs, groups) if attention else nn.Identity()
         # The block starts as (almost) its shortcut: a deep stack of such blocks is easy to train.
         nn.init.normal_(self.conv2.weight, std=1e-5)
 
@@ -97,8 +107,11 @@ class UNet(nn.Module):
         width: channels at full resolution. mults: channels of each level, as multiples of width.
         attention: the levels (0 = full resolution) with attention; the middle block always has it.
         blocks: residual blocks per level on the way down. dropout: probability in each residual block.
+        augmentation: numbers that tell how an image was augmented, 9 with `edm_augment`; 0 for a network without.
+        groups: groups of every normalisation; default: 32, of four channels or more.
 
     width 128, mults (1, 2, 2, 2), attention (1,), blocks 2 is the CIFAR network of DDPM: 35.8 million parameters.
+    `published_unet` builds it as class-balancing diffusion does, initial weights included.
     """
 
     def __init__(
@@ -110,6 +123,8 @@ class UNet(nn.Module):
         attention: tuple[int, ...] = (1,),
         blocks: int = 2,
         dropout: float = 0.0,
+        augmentation: int = 0,
+        groups: int | None = None,
     ) -> None:
         super().__init__()
         self.config = dict(
@@ -120,14 +135,16 @@ class UNet(nn.Module):
             attention=list(attention),
             blocks=blocks,
             dropout=dropout,
+            augmentation=augmentation,
+            groups=groups,
         )
         self.no_label, self.levels = classes, len(mults)
         condition = 4 * width
-        self.condition = Condition(width, condition, classes)
+        self.condition = Condition(width, condition, classes, augmentation)
         self.stem = nn.Conv2d(channels, width, 3, padding=1)
 
         def block(inputs: int, outputs: int, level: int) -> ResidualBlock:
-            return ResidualBlock(inputs, outputs, condition, level in attention, dropout)
+            return ResidualBlock(inputs, outputs, condition, level in attention, dropout, groups)
 
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         now, skips = width, [width]
@@ -140,7 +157,7 @@ class UNet(nn.Module):
                 self.down.append(nn.Conv2d(now, now, 3, stride=2, padding=1))
                 skips.append(now)
         self.middle = nn.ModuleList(
-            [ResidualBlock(now, now, condition, True, dropout), ResidualBlock(now, now, condition, False, dropout)]
+            [ResidualBlock(now, now, condition, attends, dropout, groups) for attends in (True, False)]
         )
         for level, mult in reversed(list(enumerate(mults))):
             for _ in range(blocks + 1):
@@ -148,18 +165,21 @@ class UNet(nn.Module):
                 now = mult * width
             if level:
                 self.up.append(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(now, now, 3, padding=1)))
-        self.norm, self.out = GroupNorm(now), nn.Conv2d(now, channels, 3, padding=1)
+        self.norm, self.out = GroupNorm(now, groups), nn.Conv2d(now, channels, 3, padding=1)
         nn.init.normal_(self.out.weight, std=1e-5)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """Output [B, channels, H, W] for x_t [B, channels, H, W], steps t [B] and labels y [B] (C = no label)."""
+    def forward(self, x: Tensor, t: Tensor, y: Tensor, augmentation: Tensor | None = None) -> Tensor:
+        """Output [B, channels, H, W] for x_t [B, channels, H, W], steps t [B] and labels y [B] (C = no label).
+
+        augmentation [B, 9]: how each image was augmented; None, as in sampling, is "not at all".
+        """
         if x.shape[-1] % 2 ** (self.levels - 1) or x.shape[-2] % 2 ** (self.levels - 1):
             raise CourseError(
                 f"A U-Net with {self.levels} levels halves the image {self.levels - 1} times: "
                 f"{x.shape[-2]} x {x.shape[-1]} pixels cannot be halved so often; use fewer entries in mults."
             )
-        condition = self.condition(t, y)
+        condition = self.condition(t, y, augmentation)
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
         skips = [x]
         for layer in self.down:
