@@ -1,8 +1,12 @@
 """Augmentation of whole batches: no loop over images, the same code on CPU and GPU, uint8 in and uint8 out."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from lt_utils.autoaugment import auto_augment
 
 
 def unit(images: Tensor) -> Tensor:
@@ -107,3 +111,16 @@ def strong_view(images: Tensor, pad: int = 4) -> Tensor:
     view = torch.where(half(), random_affine(images), images)
     view = torch.where(half(), random_colour(view), view).round().byte()
     return torch.where(half(), cutout(view, images.shape[2] // 2), view)
+
+
+def auto_view(images: Tensor, pad: int = 4) -> Tensor:
+    """Crop and flip, AutoAugment, then a black square of half the height (16 of 32): how WCDAS trains; uint8."""
+    return cutout(auto_augment(random_crop_flip(images, pad)), images.shape[2] // 2)
+
+
+# What an encoder may be trained on: view(images [B, C, H, W] uint8, pad) -> uint8 of the same shape.
+AUGMENTATIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "weak": random_crop_flip,
+    "autoaugment": auto_view,
+    "strong": strong_view,
+}

@@ -143,6 +143,7 @@ def train(
     clip: float | None = None,
     checkpoint: str | Path | None = None,
     save_every: float = 20.0,
+    recipe: str | None = None,
 ) -> Iterator[Step]:
     """Train `model` in place and yield a Step after each optimiser step. It ends in training mode: call model.eval() after.
 
@@ -154,6 +155,7 @@ def train(
         ema: updated after each step. clip: largest norm of the gradient. precision: "auto", "bf16" or "fp32".
         checkpoint: file to save to every `save_every` seconds, at Ctrl-C, when the caller leaves the loop, and at the end.
             If it exists, training goes on from it; if it is finished, one Step is yielded and nothing is trained.
+        recipe: what else tells this training from others (its loss, augmentation); a checkpoint must agree in it.
 
     Raises CourseError if n, steps or batch is below 1, if the checkpoint is of another training (architecture, class
     count, seed, data size, length, optimiser and its rates), if it cannot be read or written, and if a loss is not finite.
@@ -175,6 +177,7 @@ def train(
         schedule=getattr(lr, "__name__", type(lr).__name__),
         clip=clip,
         ema=ema.decay if ema else None,
+        recipe=recipe,  # checkpoints from before there was a recipe have none, which is the same as None
     )
     average = ema.model if ema else None
     losses, start, spent = torch.full((steps,), math.nan, device=where), 0, 0.0

@@ -1,30 +1,42 @@
 """Recipes: each trains what it says, resumes, gives back a finished network, and refuses unknown methods."""
 
+import itertools
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+import yaml
 
-from lt_utils import recipes
+from lt_utils import augment, checkpoints, encoder_recipes, losses, recipes, training
 from lt_utils.datasets import ImageData
 from lt_utils.diffusion import cosine_schedule
+from lt_utils.encoder_recipes import class_aware_order
 from lt_utils.errors import CourseError
 from lt_utils.heads import LinearHead, WCDASHead
+from lt_utils.parameters import declared, notebook_path
 from lt_utils.recipes import (
+    HEAD_RECIPE,
     METHODS,
+    RECIPES,
     build_encoder,
     encoder_loss,
+    finetune_head,
     to_bytes,
     to_signed,
     train_encoder,
     train_image_diffusion,
     train_judge,
 )
+from lt_utils.training import multistep
 
 
 @pytest.fixture(autouse=True)
 def on_the_cpu(monkeypatch):
-    monkeypatch.setattr(recipes, "device", lambda: torch.device("cpu"))
+    for module in (recipes, encoder_recipes):
+        monkeypatch.setattr(module, "device", lambda: torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +118,244 @@ def test_an_encoder_learns_and_is_loaded_the_next_time(data, tmp_path, capsys):
     assert "ce, seed 0" in told.out and not told.err
 
 
+def weights(model):
+    return torch.cat([value.flatten().float() for value in model.state_dict().values()])
+
+
+def last_facts(path):
+    return checkpoints.load(path)[1]
+
+
+class Stop(Exception):
+    """Leaves a training in the middle, as a power cut would after the checkpoint."""
+
+
+def interrupted(monkeypatch, step, run):
+    """`run()` once, left after `step` optimiser steps; its loop saves when it is left."""
+
+    def leave(loop, label):
+        yield from itertools.islice(loop, step)
+        loop.close()
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encoder_recipes, "track", leave)
+        with pytest.raises(Stop):
+            run()
+
+
+def test_ldmlrs_recipe_makes_the_same_draws_for_ever(data, tmp_path):
+    """A second writing of CE with mixup, step by step: long trainings under way must go on exactly as they began."""
+    model = build_encoder(data, "ce-mixup", depth=8, width=4, seed=5)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    found = []
+    model.train()
+    for k in range(4):  # two epochs of two steps
+        torch.manual_seed(5 * 10_000_019 + k)
+        order = torch.randperm(90, generator=torch.Generator().manual_seed(5 * 10_000_019 + k // 2))
+        index = order[:64] if k % 2 == 0 else order[64:]
+        optimizer.param_groups[0]["lr"] = 0.1 * (1.0, 1.0, 0.1, 0.01)[k]
+        with training.autocast(torch.device("cpu")):
+            images = augment.unit(augment.random_crop_flip(data.train_images[index], 1))
+            weight = float(torch.distributions.Beta(0.5, 0.5).sample())
+            partner = torch.randperm(len(index))
+            z, y = model(torch.lerp(images[partner], images, weight)), data.train_labels[index]
+            loss = weight * F.cross_entropy(z, y) + (1 - weight) * F.cross_entropy(z, y[partner])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    path = tmp_path / "ce.safetensors"
+    trained = train_encoder(data, "ce-mixup", epochs=2, width=4, seed=5, schedule=multistep, checkpoint=path)
+    tensors, facts = checkpoints.load(path)
+    assert tensors["losses"].tolist() == found and torch.equal(weights(trained), weights(model))
+    del facts["seconds"]
+    assert facts.pop("recipe") is None
+    assert facts == dict(
+        model="ResNet", n=90, steps=4, batch=64, seed=5, optimizer="SGD", rate=[0.1], decay=[5e-4],
+        schedule="multistep", clip=None, ema=None, step=4,
+    )  # fmt: skip
+
+
+OPTIONS = [
+    dict(augment="autoaugment"),
+    dict(augment="strong"),
+    dict(alpha=0.0),
+    dict(alpha=0.2),
+    dict(nesterov=False),
+]
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=str)
+def test_each_option_changes_the_training_and_its_checkpoint(option, data, tmp_path):
+    plain = dict(epochs=1, width=4, batch=32, checkpoint=tmp_path / "a.safetensors")
+    usual = weights(train_encoder(data, "ce-mixup", **plain))
+    changed = plain | option | dict(checkpoint=tmp_path / "b.safetensors")
+    one = weights(train_encoder(data, "ce-mixup", **changed))
+    two = weights(train_encoder(data, "ce-mixup", **changed | dict(checkpoint=None)))
+    assert torch.equal(one, two) and not torch.equal(one, usual)
+    with pytest.raises(CourseError, match="another training.*recipe"):
+        train_encoder(data, "ce-mixup", **plain | option)
+    with pytest.raises(CourseError, match="another training.*recipe"):
+        train_encoder(data, "ce-mixup", **plain | dict(checkpoint=changed["checkpoint"]))
+
+
+def test_a_resumed_training_with_options_is_the_uninterrupted_one(data, tmp_path, monkeypatch):
+    options = dict(epochs=2, width=4, batch=32, augment="autoaugment", alpha=0.5, nesterov=False)
+    whole = train_encoder(data, "logit-adjusted", **options)
+    options["checkpoint"] = tmp_path / "x.safetensors"
+    interrupted(monkeypatch, 2, lambda: train_encoder(data, "logit-adjusted", **options))
+    assert last_facts(options["checkpoint"])["step"] == 2
+    assert torch.equal(weights(train_encoder(data, "logit-adjusted", **options)), weights(whole))
+
+
+@pytest.mark.parametrize("method", ["ce", "ce-mixup", "logit-adjusted"])
+def test_without_a_partner_soft_labels_are_the_loss_of_hard_ones(method, data, monkeypatch):
+    """lambda = 1: the mixed loss is the plain one of the same method, for logit adjustment logit_adjusted_loss."""
+    monkeypatch.setattr(encoder_recipes, "mixup", lambda x, alpha: (x, torch.arange(len(x)).flip(0), 1.0))
+    flat = replace(data, train_images=torch.zeros_like(data.train_images))
+    model, index = build_encoder(data, "ce", width=4, seed=1).eval(), torch.arange(90)
+    logits = model(torch.zeros(90, 1, 8, 8))
+    hard = F.cross_entropy(logits, data.train_labels)
+    if method == "logit-adjusted":
+        hard = losses.logit_adjusted_loss(logits, data.train_labels, data.counts)
+    assert encoder_loss(method, flat, alpha=0.5)(model, index).item() == pytest.approx(hard.item(), rel=1e-6)
+
+
+def test_mixed_logit_adjustment_is_soft_label_cross_entropy_of_adjusted_logits(data, monkeypatch):
+    partner, weight = torch.randperm(90, generator=torch.Generator().manual_seed(3)), 0.3
+    monkeypatch.setattr(encoder_recipes, "mixup", lambda x, alpha: (x, partner, weight))
+    flat = replace(data, train_images=torch.zeros_like(data.train_images))
+    model = build_encoder(data, "ce", width=4, seed=1).eval()
+    one_hot = F.one_hot(data.train_labels, 3).float()
+    logits = model(torch.zeros(90, 1, 8, 8)) + torch.tensor([60, 24, 6]).div(90).log()
+    soft = F.cross_entropy(logits, weight * one_hot + (1 - weight) * one_hot[partner])
+    assert encoder_loss("logit-adjusted", flat, alpha=1.0)(model, torch.arange(90)).item() == pytest.approx(
+        soft.item(), rel=1e-5
+    )
+
+
+def test_augmentation_and_mixup_are_those_asked_for(data, monkeypatch):
+    seen = []
+    for name in augment.AUGMENTATIONS:
+
+        def view(images, pad, name=name):
+            seen.append((name, pad))
+            return images
+
+        monkeypatch.setitem(augment.AUGMENTATIONS, name, view)
+    monkeypatch.setattr(encoder_recipes, "mixup", lambda x, alpha: seen.append(alpha) or (x, torch.arange(len(x)), 1.0))
+    model, index = build_encoder(data, "ce", width=4), torch.arange(4)
+    for options in (dict(), dict(augment="autoaugment"), dict(augment="strong", alpha=0.2), dict(alpha=0)):
+        for method in ("ce", "ce-mixup"):
+            encoder_loss(method, data, 2, **options)(model, index)
+    assert seen == [
+        ("weak", 2), ("weak", 2), 0.5, ("autoaugment", 2), ("autoaugment", 2), 0.5,
+        ("strong", 2), 0.2, ("strong", 2), 0.2, ("weak", 2), ("weak", 2),
+    ]  # fmt: skip
+    with pytest.raises(CourseError, match="Unknown augmentation 'cutmix'.*weak, autoaugment, strong"):
+        encoder_loss("ce", data, augment="cutmix")
+    with pytest.raises(CourseError, match="must be 0 .* or above, not -1"):
+        encoder_loss("ce", data, alpha=-1)
+
+
+# --------------------------------------------------------------------------------------------------- the second stage
+def test_class_aware_order_visits_every_class_equally_and_every_image_in_turn():
+    labels = torch.tensor([2] * 7 + [0] * 50 + [1] * 3)
+    order = class_aware_order(labels, total=3 * 4 * 25, seed=1)
+    drawn = labels[order]
+    assert torch.bincount(drawn).tolist() == [100, 100, 100]
+    visits = drawn.view(25, 3, 4)
+    assert (visits == visits[:, :, :1]).all()  # four images of one class after the other
+    assert (visits[:, :, 0].sort(1).values == torch.arange(3)).all()  # every round has every class
+    assert len({tuple(row) for row in visits[:, :, 0].tolist()}) == 6  # in all orders
+    for c, size in ((0, 50), (1, 3), (2, 7)):
+        times = torch.bincount(order[drawn == c], minlength=60)[labels == c]
+        assert times.min() == 100 // size and times.max() == math.ceil(100 / size)
+    assert torch.equal(order, class_aware_order(labels, 300, seed=1))
+    assert not torch.equal(order, class_aware_order(labels, 300, seed=2))
+    assert len(class_aware_order(labels, 37)) == 37
+
+
+def test_a_class_without_images_is_passed_over():
+    assert class_aware_order(torch.tensor([0, 0, 3]), 16).sort().values.tolist()[8:] == [2] * 8
+
+
+@pytest.fixture(scope="module")
+def stage_one(data):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder_recipes, "device", lambda: torch.device("cpu"))
+        return train_encoder(data, "wcdas", epochs=1, width=4, batch=32)
+
+
+def test_the_second_stage_trains_the_head_alone(data, stage_one):
+    before = {name: value.clone() for name, value in stage_one.state_dict().items()}
+    tuned = finetune_head(stage_one, data, epochs=2, batch=32, rate=0.1)
+    assert not tuned.training and all(weight.requires_grad for weight in tuned.parameters())
+    for name, value in tuned.state_dict().items():
+        assert torch.equal(value, before[name]) != name.startswith("head."), name
+    assert all(torch.equal(value, before[name]) for name, value in stage_one.state_dict().items())
+
+
+def test_with_drifting_statistics_only_these_and_the_head_change(data, stage_one):
+    tuned = finetune_head(stage_one, data, epochs=1, batch=32, drifting_bn=True)
+    drifted = {
+        name for name, value in tuned.state_dict().items() if not torch.equal(value, stage_one.state_dict()[name])
+    }
+    buffers = {name for name, _ in stage_one.named_buffers()} - {"mean", "std"}
+    assert drifted == buffers | {name for name in stage_one.state_dict() if name.startswith("head.")}
+
+
+def test_the_second_stage_sees_balanced_batches_and_resumes(data, stage_one, tmp_path, monkeypatch):
+    seen, keep = [], torch.nn.functional.cross_entropy
+
+    def watch(logits, labels):
+        seen.append(torch.bincount(labels, minlength=3).tolist())
+        return keep(logits, labels)
+
+    options = dict(epochs=2, batch=24, seed=3, checkpoint=tmp_path / "head.safetensors", drifting_bn=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(encoder_recipes.F, "cross_entropy", watch)
+        whole = finetune_head(stage_one, data, **options | dict(checkpoint=None))
+    assert seen == [[8, 8, 8]] * 6  # floor(90 / 24) = 3 steps an epoch
+    interrupted(monkeypatch, 4, lambda: finetune_head(stage_one, data, **options))
+    assert last_facts(options["checkpoint"])["step"] == 4
+    assert torch.equal(weights(finetune_head(stage_one, data, **options)), weights(whole))
+    with pytest.raises(CourseError, match="another training.*recipe"):
+        finetune_head(stage_one, data, **options | dict(drifting_bn=False))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_recipes_of_the_papers_train(name, data):
+    quick = RECIPES[name] | dict(depth=8, width=4, epochs=1)
+    assert RECIPES[name]["depth"] == 32 and not train_encoder(data, **quick).training
+
+
+def test_the_full_scale_configurations_are_the_recipes():
+    """config/*.yaml repeat them as parameters of notebook 03: they must stay the same numbers."""
+
+    def given(name):
+        text = (Path(__file__).parent.parent / "config" / name).read_text(encoding="utf-8")
+        return yaml.safe_load(text)["notebooks"]["03_encoders"]["parameters"]
+
+    ce, wcdas, strong = RECIPES["ce"], RECIPES["wcdas"], RECIPES["strong"]
+    names = dict(EPOCHS="epochs", BATCH="batch", RATE="rate", DECAY="decay", AUGMENT="augment", NESTEROV="nesterov")
+    assert {f"WCDAS_{name}": wcdas[key] for name, key in names.items()}.items() <= given("cifar.yaml").items()
+    assert given("cifar.yaml")["WCDAS_FINETUNE"] == HEAD_RECIPE["epochs"]
+    assert given("cifar_strong.yaml")["STRONG_EPOCHS"] == strong["epochs"]
+    for name in ("cifar.yaml", "cifar_strong.yaml"):
+        assert {"EPOCHS": 200, "SCHEDULE": "multistep", "DEPTH": 32}.items() <= given(name).items()
+    # What the notebook leaves at its defaults is LDMLR's.
+    defaults = declared(notebook_path("03_encoders"))
+    assert {name: defaults[name.upper()] for name in ("batch", "rate", "decay")}.items() <= ce.items()
+    assert (ce["epochs"], ce["schedule"], ce["depth"], wcdas["depth"], strong["depth"]) == (200, multistep, 32, 32, 32)
+
+
 def test_the_judge_is_plain_cross_entropy_with_a_seed_of_its_own(data, monkeypatch):
     asked = {}
-    monkeypatch.setattr(recipes, "train_encoder", lambda data, method, **options: asked.update(options, method=method))
+    monkeypatch.setattr(
+        encoder_recipes, "train_encoder", lambda data, method, **options: asked.update(options, method=method)
+    )
     train_judge(data)
     assert asked["method"] == "ce" and asked["seed"] == 1000 and asked["label"] == "judge"
 
