@@ -132,7 +132,8 @@ def prefetched(
 class Stream:
     """Gives the loss of `training.train` the batch of its step; a resumed training is followed to where it begins.
 
-    `waited` is how long, in seconds, the training stood waiting for images: near 0 when decoding keeps up.
+    `waited` is how long, in seconds, the training stood waiting for images after its first batch: near 0 when decoding
+    keeps up.
     """
 
     def __init__(self, batches: TrainingBatches, workers: int | None = None) -> None:
@@ -148,10 +149,10 @@ class Stream:
         k, where = step_now(self.batches.seed), index.device
         if not 0 <= k < len(self.batches) or len(index) != self.batches.images(k):
             raise CourseError("The batches are of another training: give both the same n, steps, batch and seed.")
-        begun = time.monotonic()
         if k != self._next:
             self._items = prefetched(self.batches, k, self.workers, pin=where.type == "cuda")
+        begun = time.monotonic()
         images, labels = next(self._items)
+        self.waited += time.monotonic() - begun if k == self._next else 0.0
         self._next = k + 1
-        self.waited += time.monotonic() - begun
         return images.to(where, non_blocking=True), labels.to(where, non_blocking=True)

@@ -44,16 +44,21 @@ class Wanted:
         return root() / self.profile / ".batch" / self.notebook / f"{self.run}.json"
 
 
-def read_config(path: Path) -> dict:
-    """Content of a config/*.yaml; CourseError if it is no such file or has unknown keys."""
+def read_yaml(path: Path) -> object:
+    """Content of a YAML file; CourseError if it cannot be read."""
     import yaml
 
     try:
-        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise CourseError(f"{path} cannot be read ({error.strerror}); see config/ for those there are.") from error
     except yaml.YAMLError as error:
         raise CourseError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+
+
+def read_config(path: Path) -> dict:
+    """Content of a config/*.yaml; CourseError if it is no such file or lacks its main keys."""
+    config = read_yaml(path)
     parts = (config.get("profile"), config.get("notebooks")) if isinstance(config, dict) else (None, None)
     if not isinstance(parts[0], str) or not isinstance(parts[1], dict) or not parts[1]:
         raise CourseError(f"{path} must have the keys profile (a name) and notebooks (what each of them runs with).")

@@ -1,22 +1,28 @@
 """Image lists, batches decoded ahead, ResNet-10, and the ImageNet-LT path from lists to a retrained head."""
 
 import os
+import re
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from PIL import Image
 from torch import nn
 from torchvision.models import resnet
 from torchvision.transforms import v2
 
-from lt_utils import imagefiles
+from lt_utils import checkpoints, imagefiles, imagenet_lt
+from lt_utils.encoders import encode
 from lt_utils.errors import CourseError
+from lt_utils.files import read_json
 from lt_utils.heads import CosineHead, WCDASHead
 from lt_utils.imagefiles import read_image, read_list
 from lt_utils.imagenet_encoders import ResNet10
 from lt_utils.imagestream import Stream, TestBatches, TrainingBatches, prefetched
+from lt_utils.parameters import REPOSITORY
+from lt_utils.sources import CONTROLS
 from lt_utils.training import batch_of, train
 
 COUNTS, TESTS, SYNSETS = (9, 4, 2), 3, ("n01440764", "n01443537", "n02093991")
@@ -251,7 +257,7 @@ def trained(files, tmp_path, workers, stops=(), name="", seed=0, stream_seed=0, 
             losses[step.step] = step.loss
             if step.step == stop:
                 break
-        assert stream.waited > 0
+    assert stream.waited > 0
     return torch.cat([weight.flatten() for weight in model.parameters()]), losses
 
 
@@ -297,3 +303,101 @@ def test_resnet10_takes_the_heads_of_the_course():
         ResNet10(7, "softmax")
     with pytest.raises(CourseError, match="augment.unit"):
         ResNet10(7)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+
+
+# ---------------------------------------------------------------------------------------------------------- ImageNet-LT
+def test_generation_goes_by_the_groups_of_ldmlr():
+    counts = [1280, 100, 99, 21, 20, 5]  # many from 100, few up to 20: other bounds than those of the accuracies
+    assert imagenet_lt.generation_amounts(counts, 0.2, "many") == [256, 20, 0, 0, 0, 0]
+    assert imagenet_lt.generation_amounts(counts, 0.2, "medium") == [0, 0, 20, 5, 0, 0]
+    assert imagenet_lt.generation_amounts(counts, 0.2, "few") == [0, 0, 0, 0, 5, 5]
+    assert imagenet_lt.generation_amounts(counts, 0.2, "all") == [256, 20, 20, 5, 5, 5]
+
+
+def test_the_courses_own_configuration_is_read():
+    settings = imagenet_lt.read_settings(REPOSITORY / "config" / "imagenet_lt.yaml")
+    assert {recipe["head"] for recipe in settings["methods"].values()} == {"linear", "wcdas"}
+    assert settings["size"] == 224
+
+
+@pytest.fixture
+def config(tree, tmp_path, monkeypatch):
+    """The path of a tiny configuration on the tree above; called with changes to it."""
+    monkeypatch.setenv("LT_DATA", str(tree))
+    monkeypatch.setenv("LT_RUNS", str(tmp_path / "runs"))
+    # A test image of each colour is classified after a few epochs at 32 x 32.
+    methods = {
+        "CE": {"head": "linear", "epochs": 6, "batch": 8, "rate": 0.02, "decay": 5e-4},
+        "WCDAS": {"head": "wcdas", "epochs": 1, "batch": 8, "rate": 0.02, "decay": 5e-4},
+    }
+    settings = {
+        "train": {"list": "train.txt", "root": ""},
+        "test": {"list": "flat.txt", "root": ""},
+        "size": 32,
+        "workers": 1,
+        "seeds": [0],
+        "methods": methods,
+        "generator": {"steps": 5, "width": 16, "blocks": 1, "batch": 8},
+        "retraining": {"ratio": 0.2, "group": "few", "epochs": 2},
+    }
+
+    def write(**changes):
+        path = tmp_path / "tiny.yaml"
+        path.write_text(yaml.safe_dump({name: value for name, value in (settings | changes).items() if value != "-"}))
+        return str(path)
+
+    return write
+
+
+def test_from_lists_to_a_record(config, tmp_path, capsys, files):
+    assert imagenet_lt.main([config(), "train"]) == 0
+    assert "training: 15 images, 3 classes of 9 to 2\ntest: 9 images, 3 classes of 3 to 3" in capsys.readouterr().out
+    assert imagenet_lt.main([config()]) == 0
+    told = capsys.readouterr().out
+    assert "CE, seed 0: 15 training and 9 test images encoded" in told and "CE, seed 0: step" not in told
+    assert imagenet_lt.main([config()]) == 0  # all is there: the table alone
+    assert "encoded" not in (told := capsys.readouterr().out) and "CE + LDMLR" in told and "step" not in told
+
+    folder = tmp_path / "runs" / "imagenet_lt" / "ce-seed0"
+    encoded = imagenet_lt.load_features(folder / "features.safetensors", "cpu")
+    assert encoded.train.shape == (15, 512) and encoded.test.shape == (9, 512) and encoded.counts == list(COUNTS)
+    model, _ = checkpoints.load_model(folder / "checkpoints" / "encoder.safetensors", ResNet10)
+    images, labels = TestBatches(files, 15, 32)[0]  # features are those of the saved encoder, in the order of the list
+    torch.testing.assert_close(encode(model, images)[0], encoded.train, atol=1e-4, rtol=1e-3)
+    assert torch.equal(labels, encoded.train_labels)
+    torch.testing.assert_close(encoded.test_logits, model.head(encoded.test))
+
+    rows = read_json(folder / "record.json")["rows"]
+    assert [(row["method"], row["test"]) for row in rows[:2]] == [("CE", "plain"), ("Label shift", "label shift")]
+    assert {row["method"] for row in rows[2:]} == {*CONTROLS, "CE + LDMLR"} and len(rows) == 2 + 2 * 5
+    assert rows[0]["accuracy"] == pytest.approx(
+        100 * (encoded.test_logits.argmax(1) == encoded.test_labels).float().mean().item(), abs=0.01
+    )
+    wcdas = imagenet_lt.load_features(folder.with_name("wcdas-seed0") / "features.safetensors")
+    assert isinstance(wcdas.head, WCDASHead) and -1.5 < wcdas.head.raw_concentration.mean() < -0.5
+
+
+def test_the_encoder_learns_the_colours(files, capsys):
+    model = imagenet_lt.train_encoder(files, epochs=30, batch=8, rate=0.02, size=32, workers=0)
+    images, labels = TestBatches(files, 15, 32)[0]
+    assert (encode(model, images)[1].argmax(1) == labels).float().mean() > 0.8
+    assert "it waited for images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "changes, stages, told",
+    [
+        ({}, ["encode"], "no trained encoder yet: run the stage train first"),
+        ({}, ["retrain"], "has no features yet: run the stage encode first"),
+        ({}, ["trian"], "Did you mean 'train'"),
+        ({"sizes": 3}, [], "tiny.yaml: unknown parameter sizes: did you mean size"),
+        ({"size": "-"}, [], "tiny.yaml says no size"),
+        ({"train": "train.txt"}, [], "tiny.yaml: parameter train must be a dict"),
+        ({"methods": {"CE": {"head": "linear"}}}, [], "tiny.yaml, CE says no epochs"),
+        ({"test": {"list": "train.txt", "root": "val"}}, [], "15 of the 15 images that .* are not below"),
+    ],
+)
+def test_what_cannot_run_is_one_sentence(config, capsys, changes, stages, told):
+    assert imagenet_lt.main([config(**changes), *stages]) == 2
+    error = capsys.readouterr().err
+    assert re.search(told, error) and error.count("\n") == 1

@@ -1,0 +1,249 @@
+"""ImageNet-LT from its file lists to a record: ResNet-10 trained, every image encoded once, the head retrained.
+
+    python -m lt_utils.imagenet_lt config/imagenet_lt.yaml [train] [encode] [retrain]
+
+Without a stage all three run. What is finished is passed over and a training that was stopped goes on, so the same
+command can be given again. For each method and seed there is a run folder, <runs>/imagenet_lt/<method>-seed<seed>:
+
+    checkpoints/encoder.safetensors   ResNet-10 after the last epoch
+    features.safetensors              features [N, 512] and labels of all training and test images, and the head
+    record.json                       accuracies: the encoder's own, and after retraining with each source of features
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lt_utils import checkpoints, datasets, parameters, runs
+from lt_utils.augment import unit
+from lt_utils.errors import CourseError, choose
+from lt_utils.feature_diffusion import train_feature_diffusion
+from lt_utils.features import Encoded
+from lt_utils.heads import build_head
+from lt_utils.imagefiles import ImageFiles, read_list
+from lt_utils.imagenet_encoders import ResNet10
+from lt_utils.imagestream import Stream, TestBatches, TrainingBatches, prefetched
+from lt_utils.longtail import group_indices
+from lt_utils.plan import read_yaml
+from lt_utils.progress import track
+from lt_utils.retraining import result_rows, retrain_head, test_scores
+from lt_utils.sources import CONTROLS, amounts_to_labels, ratio_amounts
+from lt_utils.tables import markdown
+from lt_utils.training import cosine, device, train
+
+STAGES = ("train", "encode", "retrain")
+# What a configuration must say, with a value of the right kind for each.
+LIST = {"list": "ImageNet_LT_train.txt", "root": "imagenet"}
+METHOD = {"head": "linear", "epochs": 90, "batch": 128, "rate": 0.2, "decay": 5e-4}
+GENERATOR = {"steps": 20000, "width": 512, "blocks": 4, "batch": 1024}
+RETRAINING = {"ratio": 0.2, "group": "few", "epochs": 400}
+SETTINGS = {"train": LIST, "test": LIST, "size": 224, "workers": None, "seeds": [0], "methods": {"CE": METHOD}}
+SETTINGS |= {"generator": GENERATOR, "retraining": RETRAINING}
+
+
+def read_settings(path: str | Path) -> dict:
+    """The content of config/imagenet_lt.yaml. CourseError for a key that is missing, unknown or of the wrong kind."""
+    settings = read_yaml(Path(path))
+    name = Path(path).name
+    _check(settings, SETTINGS, name)
+    for part in ("train", "test", "generator", "retraining"):
+        _check(settings[part], SETTINGS[part], f"{name}, {part}")
+    for method, values in settings["methods"].items():
+        _check(values, METHOD, f"{name}, {method}")
+    choose("group", settings["retraining"]["group"], ("all", "many", "medium", "few"))
+    return settings
+
+
+def _check(values: object, known: dict, where: str) -> None:
+    if not isinstance(values, dict) or (missing := [name for name in known if name not in values]):
+        lacks = "nothing" if not isinstance(values, dict) else f"no {missing[0]}"
+        raise CourseError(f"{where} says {lacks}: it needs {', '.join(known)}.")
+    parameters.check(values, known, where)
+
+
+def read_lists(settings: dict) -> tuple[ImageFiles, ImageFiles]:
+    """The training and the test images that the settings name; relative paths start from the data folder."""
+    folder = datasets.data_folder()
+    train_files, test_files = settings["train"], settings["test"]
+    first = read_list(folder / train_files["list"], folder / train_files["root"])
+    return first, read_list(folder / test_files["list"], folder / test_files["root"], first.classes)
+
+
+# -------------------------------------------------------------------------------------------------------------- encoder
+def train_encoder(
+    files: ImageFiles,
+    *,
+    head: str = "linear",
+    epochs: int = 90,
+    batch: int = 128,
+    rate: float = 0.2,
+    decay: float = 5e-4,
+    seed: int = 0,
+    size: int = 224,
+    workers: int | None = None,
+    checkpoint: str | Path | None = None,
+    label: str = "ResNet-10",
+) -> ResNet10:
+    """Train ResNet-10 with cross-entropy on the logits of its head: SGD, momentum 0.9, cosine rate; the last epoch.
+
+    Goes on from `checkpoint` if that is there. Prints which share of the time the training waited for images.
+    """
+    torch.manual_seed(seed)
+    model = ResNet10(files.classes, head).to(device(), memory_format=torch.channels_last)
+    steps = epochs * math.ceil(len(files) / batch)
+    stream = Stream(TrainingBatches(files, steps, batch, seed, size), workers)
+
+    def loss(model: nn.Module, index: Tensor) -> Tensor:
+        images, labels = stream(index)
+        return F.cross_entropy(model(unit(images)), labels)
+
+    optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9, weight_decay=decay)
+    facts = dict(n=len(files), steps=steps, batch=batch, optimizer=optimizer, lr=cosine, seed=seed)
+    loop = list(track(train(model, loss, checkpoint=checkpoint, **facts), label))
+    if len(loop) > 1:
+        share = stream.waited / (loop[-1].seconds - loop[0].seconds)
+        print(f"{label}: it waited for images {share:.0%} of the time", flush=True)
+    return model.eval()
+
+
+@torch.no_grad()
+def encode_files(model: ResNet10, files: ImageFiles, size: int = 224, workers: int | None = None) -> Tensor:
+    """Features [N, 512] of all images in the order of their list, without augmentation, on the model's device."""
+    where = next(model.parameters()).device
+    batches = prefetched(TestBatches(files, size=size), workers=workers, pin=where.type == "cuda")
+    model.eval()
+    return torch.cat([model.features(unit(images.to(where, non_blocking=True))) for images, _ in batches])
+
+
+def save_features(path: Path, model: ResNet10, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> None:
+    """Write (features, labels) of the training and test images, and the head of `model`, as `load_features` reads it."""
+    tensors = {"train": train[0], "train_labels": train[1], "test": test[0], "test_labels": test[1]}
+    tensors |= {f"head.{name}": value for name, value in model.head.state_dict().items()}
+    checkpoints.save(path, tensors, {"head": model.config["head"], "classes": model.config["classes"]})
+
+
+def load_features(path: str | Path, where: torch.device | str = "cpu") -> Encoded:
+    """What `save_features` wrote, ready for retraining and generators. CourseError if it is no such file."""
+    tensors, facts = checkpoints.load(path)
+    if "train_labels" not in tensors:
+        raise CourseError(f"{path} holds no features: give the features.safetensors of a run of lt_utils.imagenet_lt.")
+    head = build_head(facts["head"], tensors["train"].shape[1], facts["classes"])
+    stored = {name.removeprefix("head."): value for name, value in tensors.items() if name.startswith("head.")}
+    checkpoints.load_into(head, stored, path)
+    head.to(where).eval()
+    train, train_labels, test, test_labels = (
+        tensors[name].to(where) for name in ("train", "train_labels", "test", "test_labels")
+    )
+    with torch.no_grad():
+        logits = head(test)
+    counts = torch.bincount(train_labels, minlength=facts["classes"]).tolist()
+    return Encoded(train, train_labels, test, test_labels, logits, head, counts)
+
+
+# ----------------------------------------------------------------------------------------------------------- retraining
+def generation_amounts(counts: list[int], ratio: float, group: str = "few") -> list[int]:
+    """LDMLR's rule on ImageNet-LT: max(round(ratio n_c), 5) features for the classes of a group, 0 for the others, [C].
+
+    Its groups go by training images: many has 100 or more, medium 21 to 99, few 20 or fewer. (Accuracies are reported
+    for the usual ones: more than 100, 20 to 100, fewer than 20.)
+    """
+    groups = {"all": range(len(counts)), **group_indices(counts, many=99, few=21)}
+    return [n if c in groups.get(group, ()) else 0 for c, n in enumerate(ratio_amounts(counts, ratio))]
+
+
+def retrained_rows(encoded: Encoded, method: str, seed: int, settings: dict, run: runs.Run) -> list[dict]:
+    """Rows for the record: the encoder with its own head, then with the head retrained on features of every source."""
+    same = {"data": "imagenet-lt", "imbalance": round(max(encoded.counts) / min(encoded.counts)), "seed": seed}
+    names = {"plain": method, "label shift": "Label shift" if method == "CE" else f"{method} + label shift"}
+    rows = [
+        {"method": names[test], **same, "encoder": method, "recipe": "-", "test": test, **values}
+        for test, values in test_scores(encoded.head, encoded).items()
+    ]
+    chosen, sizes = settings["retraining"], settings["generator"]
+    name = f"generator-{encoded.key}-{sizes['width']}x{sizes['blocks']}-{sizes['batch']}x{sizes['steps']}"
+    generator = train_feature_diffusion(
+        encoded.train, encoded.train_labels, encoded.classes, **sizes, seed=seed, checkpoint=run.checkpoint(name)
+    )
+
+    def diffusion(features: Tensor, labels: Tensor, amounts: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
+        wanted = amounts_to_labels(amounts, features.device)
+        return generator.generate(wanted, seed=seed), wanted
+
+    amounts = generation_amounts(encoded.counts, chosen["ratio"], chosen["group"])
+    for source_name, source in {**CONTROLS, f"{method} + LDMLR": diffusion}.items():
+        added = source(encoded.train, encoded.train_labels, amounts, seed=seed)
+        retrained = retrain_head(encoded, *added, epochs=chosen["epochs"], seed=seed)
+        columns = {**same, "encoder": method, "recipe": f"r={chosen['ratio']:g} {chosen['group']}"}
+        rows += result_rows(retrained, encoded, method=source_name, **columns)
+        print(f"{method}, seed {seed}: retrained, {source_name}", flush=True)
+    return rows
+
+
+# --------------------------------------------------------------------------------------------------------- command line
+def run_all(settings: dict, stages: tuple[str, ...] = STAGES) -> None:
+    """The stages for every method and seed. CourseError if one needs what an earlier stage has not made yet."""
+    lists = dict(zip(("training", "test"), read_lists(settings), strict=True))
+    for name, files in lists.items():
+        print(f"{name}: {files}", flush=True)
+    for method, recipe in settings["methods"].items():
+        for seed in settings["seeds"]:
+            data = {key: settings[key] for key in ("train", "test", "size")}
+            decides = {"DATASET": "imagenet-lt", "METHOD": method, "SEED": seed, **recipe, **data}
+            folder = runs.root() / "imagenet_lt" / f"{method}-seed{seed}".lower()
+            runs.claim(folder, "imagenet_lt", decides)
+            later = {key: settings[key] for key in ("generator", "retraining")}
+            run = runs.Run(folder, "imagenet_lt", {**decides, **later})
+            _run_one(run, settings, stages, *lists.values())
+
+
+def _run_one(run: runs.Run, settings: dict, stages: tuple[str, ...], files: ImageFiles, test_files: ImageFiles) -> None:
+    method, seed = run.parameters["METHOD"], run.parameters["SEED"]
+    label, view = f"{method}, seed {seed}", {key: settings[key] for key in ("size", "workers")}
+    encoder, features = run.checkpoint("encoder"), run.file("features.safetensors")
+    if "train" in stages and not encoder.exists():
+        state, recipe = run.checkpoint("encoder-training"), settings["methods"][method]
+        model = train_encoder(files, **recipe, **view, seed=seed, checkpoint=state, label=label)
+        checkpoints.save_model(encoder, model, method=method, seed=seed)
+        state.unlink(missing_ok=True)
+    if "encode" in stages and not features.exists():
+        if not encoder.exists():
+            raise CourseError(f"{run.name} has no trained encoder yet: run the stage train first.")
+        model, _ = checkpoints.load_model(encoder, ResNet10, device())
+        model.to(memory_format=torch.channels_last)
+        pairs = [(encode_files(model, part, **view), part.labels) for part in (files, test_files)]
+        save_features(features, model, *pairs)
+        print(f"{label}: {len(files):,} training and {len(test_files):,} test images encoded", flush=True)
+    if "retrain" in stages:
+        if not features.exists():
+            raise CourseError(f"{run.name} has no features yet: run the stage encode first.")
+        if (run.record or {}).get("parameters") != run.parameters:
+            run.finish(retrained_rows(load_features(features, device()), method, seed, settings, run))
+        columns = ("method", "recipe", "test", "accuracy", "many", "medium", "few", "best_test_epoch")
+        print(f"{label}\n{markdown(run.record['rows'], columns)}", flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; exit status 0, 2 with one sentence, or 130 when it was stopped."""
+    parser = argparse.ArgumentParser(prog="python -m lt_utils.imagenet_lt", description=__doc__.splitlines()[0])
+    parser.add_argument("config", type=Path, help="config/imagenet_lt.yaml, or your own")
+    parser.add_argument("stages", nargs="*", help=f"some of {', '.join(STAGES)}; default: all")
+    chosen = parser.parse_args(arguments)
+    try:
+        stages = tuple(choose("stage", stage, STAGES) for stage in chosen.stages)
+        run_all(read_settings(chosen.config), stages or STAGES)
+    except CourseError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped. What is finished stays; the same command goes on from here.", flush=True)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
