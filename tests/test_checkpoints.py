@@ -1,5 +1,6 @@
 """Checkpoints: whole or not at all, tensors and JSON only, and every wrong file refused in one sentence."""
 
+import copy
 import errno
 import json
 import zipfile
@@ -173,3 +174,23 @@ def test_identity_changes_with_every_save(tmp_path):
     assert first == checkpoints.identity(path)
     checkpoints.save(path, {}, {"step": 1})
     assert first != checkpoints.identity(path)
+
+
+def test_half_a_checkpoint_is_half_the_size_and_loads_as_float32(tmp_path):
+    model = ResidualMLP(8, 3, width=64, blocks=2)
+    checkpoints.save_model(tmp_path / "whole.safetensors", model)
+    checkpoints.save_model(tmp_path / "half.safetensors", model, half=True, steps=7)
+    whole, half = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("whole", "half"))
+    again, facts = checkpoints.load_model(tmp_path / "half.safetensors", ResidualMLP)
+    assert half < 0.6 * whole and facts["steps"] == 7
+    for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
+        assert ours.dtype == torch.float32 and torch.equal(ours, theirs.bfloat16().float())
+
+
+def test_the_fingerprint_of_a_model_changes_with_any_weight():
+    model = ResidualMLP(8, 3, width=16, blocks=1)
+    before = checkpoints.fingerprint(model)
+    assert before == checkpoints.fingerprint(copy.deepcopy(model)) and len(before) == 64
+    with torch.no_grad():
+        model.out.bias[3] += 1e-7
+    assert checkpoints.fingerprint(model) != before
