@@ -1,6 +1,6 @@
 """make bench: every comparison in one run, as ratios, with a table and a picture in benchmarks/README.md.
 
-    python -m benchmarks [--rounds 3] [--seconds 10] [--epochs 3]
+    python -m benchmarks [--rounds 3] [--seconds 10] [--epochs 3] [--fidelity 20]
 
 In each round ours and the peer run one after the other, each in a fresh process; a ratio is taken inside a round, and the
 table gives the median over the rounds with the smallest and the largest. Nothing here is a test: speed depends on the machine.
@@ -52,6 +52,18 @@ def beside_busy(rounds: int, seconds: float) -> dict:
     return {"quiet": quiet, "busy": busy, "share": [there / here for there, here in zip(busy, quiet, strict=True)]}
 
 
+def fidelity_table(result: dict) -> list[str]:
+    """The lines of the table of generated features (benchmarks.fidelity)."""
+    lines = [
+        f"| features of {result['dim']} numbers, {result['samples']} of them | trained on | Fréchet distance | head accuracy |",
+        "|:--|--:|--:|--:|",
+    ]
+    for row in result["rows"]:
+        trained = f"{row['seen']:,} features, {row['seconds']:.1f} s" if "seen" in row else ""
+        lines.append(f"| {row['name']} | {trained} | {row['frechet']:.3g} | {row['accuracy']:.0f} % |")
+    return lines
+
+
 def short(value: float) -> str:
     """Three digits of a ratio: 1.71, 10.5, 1,940."""
     return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
@@ -82,6 +94,8 @@ def table(results: dict) -> str:
         f"After {accuracy['epochs']} epochs on the balanced bundled data "
         f"ours reaches {accuracy['ours']:.1f} % and the peer {accuracy['peer']:.1f} % (one run each). Precision: ours "
         f"{results['precision']}, channels-last; the peer fp32.",
+        "",
+        *fidelity_table(results["fidelity"]),
         "",
         f"*{made['device']}, {made['threads']} threads, torch {made['versions']['torch']}, commit {str(made['commit'])[:7]}, "
         f"{results['finished'][:10]}; {len(results['tasks'][0]['ratio'])} rounds of {results['seconds']:g} s.*",
@@ -122,6 +136,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--fidelity", type=float, default=20, help="seconds of training before features are compared")
     options = parser.parse_args()
     from lt_utils.training import device, precision_for
 
@@ -130,6 +145,8 @@ def main() -> None:
     results["busy"] = beside_busy(options.rounds, options.seconds)
     trained = {side: measure("encoder", side, "--epochs", str(options.epochs))["accuracy"] for side in ("ours", "peer")}
     results["accuracy"] = {"epochs": options.epochs, **trained}
+    results["fidelity"] = measure("fidelity", "--seconds", str(options.fidelity))
+    print(*fidelity_table(results["fidelity"]), sep="\n", flush=True)
     results["made with"], results["finished"] = surroundings(), datetime.now(UTC).isoformat(timespec="seconds")
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     picture(results)

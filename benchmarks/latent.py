@@ -45,14 +45,19 @@ def ours(task: str, seconds: float) -> float:
     return rate(chains(), seconds, warm_up=1)
 
 
-def peer(task: str, seconds: float) -> float:
+def peer_diffusion(dim: int, steps: int = 1000):
+    """The peer at LDMLR's settings, for features of `dim` numbers in 0..1, a batch as [B, 1, dim]."""
     from denoising_diffusion_pytorch import GaussianDiffusion1D, Unet1D
 
-    torch.manual_seed(0)
     model = Unet1D(dim=64, dim_mults=(1, 2, 4, 8), channels=1)
-    diffusion = GaussianDiffusion1D(model, seq_length=DIM, timesteps=1000, objective="pred_x0", auto_normalize=True)
+    return GaussianDiffusion1D(model, seq_length=dim, timesteps=steps, objective="pred_x0", auto_normalize=True)
+
+
+def peer(task: str, seconds: float) -> float:
+    torch.manual_seed(0)
+    diffusion = peer_diffusion(DIM)
     if task == "train":
-        optimizer = torch.optim.SGD(model.parameters(), 1e-4)
+        optimizer = torch.optim.SGD(diffusion.parameters(), 1e-4)
         features = torch.rand(12_406, 1, DIM)
 
         def steps():
