@@ -40,7 +40,7 @@ class Defects:
         no_positions: the network is not told which number of a feature is which. As its convolutions all have kernel
             size 1, it cannot tell 8 blocks of 8 numbers apart, and no training teaches it the mean of a class
             (FeatureUNet). Off: a learned vector for each position, 4,096 parameters more.
-        sgd: plain SGD, rate 1e-4, no moving average, batches never reshuffled. With the two above, after 3 epochs, not
+        sgd: plain SGD, rate 1e-4, no moving average, batches never reshuffled. With those above, after 3 epochs, not
             one generated feature is recognised as its class. Off: Adam, rate 1e-3, a moving average, reshuffled.
     """
 
