@@ -20,7 +20,8 @@ from lt_utils.training import device
 class Encoded:
     """A data set seen through a frozen encoder: features [N, D] >= 0, labels [N] and logits [N, C], training and test.
 
-    `head` is the encoder's own classifier, `counts` the training images of each class.
+    `head` is the encoder's own classifier, `counts` the training images of each class. `encoder` and `images`, where
+    they are at hand, are the network and the data set as it expects them (channel order): for other views of the images.
     """
 
     train: Tensor
@@ -30,6 +31,8 @@ class Encoded:
     test_logits: Tensor
     head: nn.Module
     counts: list[int]
+    encoder: ResNet | None = None
+    images: ImageData | None = None
 
     @property
     def dim(self) -> int:
@@ -54,7 +57,7 @@ def encode_data(model: ResNet, data: ImageData) -> Encoded:
     data = data.to(where)
     train, _ = encode(model, data.train_images)
     test, logits = encode(model, data.test_images)
-    return Encoded(train, data.train_labels, test, data.test_labels, logits, model.head, data.counts)
+    return Encoded(train, data.train_labels, test, data.test_labels, logits, model.head, data.counts, model, data)
 
 
 def encode_official(path: str | Path, data: ImageData) -> Encoded:

@@ -18,15 +18,17 @@ from lt_utils.features import (
 )
 from lt_utils.heads import LinearHead
 from lt_utils.longtail import class_counts
-from lt_utils.retraining import (
+from lt_utils.retraining import result_rows, retrain_head
+from lt_utils.sources import (
     CONTROLS,
+    MORE_CONTROLS,
     amounts_to_labels,
     class_gaussian,
     index_thirds,
+    mixed_with_head,
     ratio_amounts,
-    result_rows,
-    retrain_head,
     topup_amounts,
+    translated,
 )
 
 CIFAR10_LT10 = class_counts(5000, 10, 10)
@@ -287,3 +289,45 @@ def test_keeping_a_run_averages_seeds_and_drops_machine_paths(tmp_path):
     with pytest.raises(CourseError, match="no finished run"):
         keep(tmp_path / "nowhere", "08_x", "toy")
     assert main([str(tmp_path / "nowhere"), "08_x", "toy"]) == 2
+
+
+# ------------------------------------------------------------------------------------------------------ more controls
+def test_translated_features_carry_the_spread_of_larger_classes_around_the_own_mean(blobs):
+    features, labels = blobs.train, blobs.train_labels
+    added, added_labels = translated(features, labels, [0, 0, 4000], seed=1)
+    means = class_means(features, labels, 3)
+    assert torch.equal(added_labels, torch.full((4000,), 2))
+    torch.testing.assert_close(added.mean(0), means[2], atol=0.08, rtol=0)
+    # Each shift is that of a real feature of class 0 or 1 from its mean, exactly, and both classes lend some.
+    shifts = added[:200] - means[2]
+    lent = torch.cat([features[labels == c] - means[c] for c in (0, 1)])
+    distance, at = torch.cdist(shifts, lent, compute_mode="donot_use_mm_for_euclid_dist").min(1)
+    assert distance.max() < 1e-4
+    assert 0.3 < (at < 300).double().mean() < 0.7
+
+
+def test_the_largest_class_lends_to_itself(blobs):
+    added, _ = translated(blobs.train, blobs.train_labels, [50, 0, 0], seed=0)
+    own = blobs.train[blobs.train_labels == 0]
+    assert torch.cdist(added, own, compute_mode="donot_use_mm_for_euclid_dist").min(1).values.max() < 1e-4
+
+
+def test_mixing_lies_between_an_own_feature_and_one_of_a_larger_class(blobs):
+    features, labels = blobs.train, blobs.train_labels
+    added, added_labels = mixed_with_head(features, labels, [0, 500, 500], seed=3)
+    assert torch.equal(added_labels.bincount(), torch.tensor([0, 500, 500]))
+    means = class_means(features, labels, 3)
+    made = class_means(added, added_labels, 3)
+    # E[s] = 3/4: class 1 borrows from class 0 alone, class 2 from both alike.
+    torch.testing.assert_close(made[1], 0.75 * means[1] + 0.25 * means[0], atol=0.15, rtol=0)
+    torch.testing.assert_close(made[2], 0.75 * means[2] + 0.125 * (means[0] + means[1]), atol=0.25, rtol=0)
+
+
+def test_every_control_keeps_to_its_amounts_and_its_seed(blobs):
+    for name, source in MORE_CONTROLS.items():
+        amounts = [3, 0, 7]
+        first, again, other = (source(blobs.train, blobs.train_labels, amounts, seed=s) for s in (0, 0, 1))
+        wanted = [] if name == "No generation" else [0] * 3 + [2] * 7
+        assert first[1].tolist() == wanted, name
+        assert torch.equal(first[0], again[0]), name
+        assert not wanted or not torch.equal(first[0], other[0]), name

@@ -1,0 +1,148 @@
+"""Views: several random versions of every training image, seen through a frozen encoder.
+
+An encoder that was trained long enough knows its training images by heart; their features are then unlike those of new
+images. Views that the encoder has not seen in training come closer, and this module measures how much closer.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lt_utils import checkpoints
+from lt_utils.augment import random_crop_flip, strong_view, unit
+from lt_utils.encoders import ResNet
+from lt_utils.errors import CourseError, choose
+from lt_utils.features import Encoded, class_means, class_spread, relative_length
+from lt_utils.training import autocast
+
+KINDS = ("clean", "weak", "strong", "mixed")
+
+
+@dataclass(frozen=True)
+class Views:
+    """K views of N training images: features [K, N, D], labels [N], and for mixed images the partner's label and share.
+
+    partner_labels [K, N] and share [K, N] in 0..1 say that view k of image i is share * image i + (1 - share) * another
+    one. For views that are not mixed, share is 1 and the partner is the image itself.
+    """
+
+    features: Tensor
+    labels: Tensor
+    partner_labels: Tensor
+    share: Tensor
+
+    @property
+    def flat(self) -> tuple[Tensor, Tensor]:
+        """All views as one set: features [K N, D] and labels [K N]. CourseError for mixed views: they have two labels."""
+        if (self.share < 1).any():
+            raise CourseError("Mixed views belong to two classes each: use clean, weak or strong views here.")
+        return self.features.flatten(0, 1), self.labels.repeat(len(self.features))
+
+
+def join(*sets: Views) -> Views:
+    """Several sets of views of the same images as one, [K1 + K2 + ..., N, D]. CourseError if the images differ."""
+    if any(not torch.equal(one.labels, sets[0].labels) for one in sets):
+        raise CourseError("Only views of the same images, in the same order, can be joined.")
+    parts = ([getattr(one, name) for one in sets] for name in ("features", "partner_labels", "share"))
+    features, partners, share = (torch.cat(part) for part in parts)
+    return Views(features, sets[0].labels, partners, share)
+
+
+@torch.no_grad()
+def encode_fast(model: ResNet, images: Tensor, batch: int = 128) -> Tensor:
+    """Features [N, D], float32, of images [N, channels, H, W] (uint8, or floats in 0..1), in evaluation mode.
+
+    In mixed precision where that is fast: the features differ from `encoders.encode` by under one percent, which is far
+    less than two views of an image differ.
+    """
+    model.eval()
+    where = model.conv1.weight.device
+    parts = []
+    for part in images.split(batch):
+        x = unit(part.to(where)) if part.dtype == torch.uint8 else part.to(where)
+        with autocast(where):
+            parts.append(model.features(x).float())
+    return torch.cat(parts)
+
+
+def encode_views(encoded: Encoded, kind: str, count: int, seed: int = 0, path: str | Path | None = None) -> Views:
+    """`count` random views of every training image, through the encoder that made `encoded`.
+
+    Args:
+        kind: "clean" (the image itself; one view is enough), "weak" (crop and flip, as in training), "strong"
+            (`augment.strong_view`) or "mixed" (two weak views as mixup shows them, share ~ Beta(1/2, 1/2) for each image).
+        count: views per image, at least 1.
+        seed: decides all views; view k depends on (seed, kind, k) alone.
+        path: a file to keep them in; if it is there already, and of this encoder and these views, it is read.
+
+    Raises CourseError for an unknown kind, a count below 1, or features whose encoder is not at hand.
+    """
+    choose("kind of view", kind, KINDS)
+    if count < 1:
+        raise CourseError(f"At least one view of every image is needed, not {count}.")
+    if encoded.encoder is None or encoded.images is None:
+        raise CourseError("These features came without their encoder: make them with features.obtain or encode_data.")
+    facts = {"views": kind, "count": count, "seed": seed, "key": encoded.key}
+    if path is not None and Path(path).exists():
+        tensors, stored = checkpoints.load(path)
+        if {name: stored.get(name) for name in facts} == facts:
+            return Views(**{name: tensor.to(encoded.train.device) for name, tensor in tensors.items()})
+    images, labels = encoded.images.train_images, encoded.train_labels
+    rounds = []
+    with torch.random.fork_rng():
+        for k in range(count):
+            torch.manual_seed(seed * 1_000_003 + 101 * k + KINDS.index(kind))
+            rounds.append(_one_view(encoded.encoder, images, labels, kind))
+    views = Views(torch.stack([r[0] for r in rounds]), labels, *(torch.stack([r[i] for r in rounds]) for i in (1, 2)))
+    if path is not None:
+        checkpoints.save(path, vars(views), facts)
+    return views
+
+
+def _one_view(model: ResNet, images: Tensor, labels: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Features [N, D] of one view of every image, the label of its partner [N] and its own share [N]."""
+    share, pad = torch.ones(len(images), device=labels.device), images.shape[-1] // 8
+    if kind == "clean":
+        return encode_fast(model, images), labels, share
+    change = strong_view if kind == "strong" else random_crop_flip
+    views = torch.cat([change(part, pad) for part in images.split(512)])
+    if kind != "mixed":
+        return encode_fast(model, views), labels, share
+    share = torch.distributions.Beta(0.5, 0.5).sample((len(images),)).to(labels.device)
+    partner = torch.randperm(len(images)).to(labels.device)
+    weight = share.view(-1, 1, 1, 1).to(images.device)
+    parts = []
+    for at in torch.arange(len(images), device=images.device).split(512):
+        mixed = torch.lerp(unit(views[partner.to(images.device)[at]]), unit(views[at]), weight[at])
+        parts.append(encode_fast(model, mixed))
+    return torch.cat(parts), labels[partner], share
+
+
+def mirrored_test(encoded: Encoded) -> Tensor:
+    """Features [N, D] of the test images, each mirrored left to right: the second half of flip test-time augmentation."""
+    if encoded.encoder is None or encoded.images is None:
+        raise CourseError("These features came without their encoder: make them with features.obtain or encode_data.")
+    return encode_fast(encoded.encoder, encoded.images.test_images.flip(3))
+
+
+def distance_to_test(views: Views, encoded: Encoded) -> dict[str, Tensor]:
+    """What lies between the training views and the test features, class by class: three measures, [C] each.
+
+    "direction": cosine of the two class means, both centred by the average of the training means.
+    "length": how far the test mean reaches in the direction of the training mean; 1 when equal, below 1 when the
+        training features are too long.
+    "spread": root-mean-square distance to the class mean, test / training; above 1 when training is too tight.
+    """
+    features, labels = views.flat
+    classes = encoded.classes
+    train = class_means(features, labels, classes)
+    test = class_means(encoded.test, encoded.test_labels, classes)
+    centre = train.mean(0)
+    spread = class_spread(encoded.test, encoded.test_labels, classes) / class_spread(features, labels, classes)
+    return {
+        "direction": torch.nn.functional.cosine_similarity(train - centre, test - centre),
+        "length": relative_length(test, train),
+        "spread": spread,
+    }
