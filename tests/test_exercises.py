@@ -65,7 +65,8 @@ def test_the_stub_waits(number, room):
 
 @pytest.mark.parametrize("number", ALL)
 def test_the_solution_passes(number, room, capsys):
-    check(number, room, code=ALL[number][1].code)
+    before = [one.code for path, one in ALL.values() if path == ALL[number][0] and one.number <= number]
+    check(number, room, code="\n\n".join(before))  # a solution may use those before it
     assert re.fullmatch(rf"{number} is right: .+\.\n", capsys.readouterr().out)
 
 

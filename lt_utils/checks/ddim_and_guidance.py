@@ -64,7 +64,7 @@ def guided(answer: Callable) -> None:
     """answer(x_t [B, D], eps_y [B, D], eps_none [B, D], omega, a, s, clip) -> (x_0, eps), both [B, D]."""
     random = fresh()
     for trial in range(20):
-        level, omega = between(0.1, 0.9, random), between(0.5, 4, random) if trial % 4 else 0.0
+        level, omega = between(0.1, 0.9, random), between(0.5, 4, random) if trial % 4 < 3 else 0.0
         a, s = level**0.5, (1 - level) ** 0.5
         clip = (100.0, 1.0)[trial % 2]
         x_t, eps_y, eps_none = (_normal(random, 3, 4) for _ in range(3))
