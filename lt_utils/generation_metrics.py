@@ -14,7 +14,7 @@ from torch import Tensor
 from lt_utils.errors import CourseError
 from lt_utils.extractors import Extractor
 from lt_utils.longtail import group_indices
-from lt_utils.metrics import _double, frechet_distance
+from lt_utils.metrics import _double, accuracy, frechet_distance, group_accuracy
 from lt_utils.neighbours import precision_recall
 from lt_utils.training import device
 
@@ -136,6 +136,17 @@ def distribution_scores(
 
 
 # --------------------------------------------------------------------------------------------------------- all at once
+def label_accuracy(
+    probabilities: Tensor, labels: Tensor, counts: Sequence[int], many: int = 100, few: int = 20
+) -> dict[str, float]:
+    """How many generated images show the class they were asked for, in percent: "all", then many / medium / few.
+
+    probabilities (or logits) [M, C]: of a classifier that had no part in the generator. It judges more strictly the worse
+    it is itself, so state its accuracy on real test images beside this one.
+    """
+    return {"all": accuracy(probabilities, labels)} | group_accuracy(probabilities, labels, counts, many, few)
+
+
 def measure(
     extractor: Extractor,
     real: tuple[Tensor, Tensor],

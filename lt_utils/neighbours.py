@@ -4,12 +4,13 @@ Distances are Euclidean, in float64, and computed in blocks of rows: 10,000 agai
 well under 1 GB.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from lt_utils.errors import CourseError
+from lt_utils.longtail import group_indices
 from lt_utils.metrics import _double
 
 BLOCK = 1000  # rows of a distance matrix that are in memory at once
@@ -85,3 +86,24 @@ def memorisation(generated: Tensor, training: Tensor, fresh: Tensor) -> float:
     """
     near, far = (nearest(features, training)[0].median().item() for features in (generated, fresh))
     return near / far if far > 0 else float("nan")
+
+
+def group_memorisation(
+    generated: tuple[Tensor, Tensor],
+    training: tuple[Tensor, Tensor],
+    fresh: tuple[Tensor, Tensor],
+    counts: Sequence[int],
+    many: int = 100,
+    few: int = 20,
+) -> dict[str, float]:
+    """`memorisation` of each class, averaged over all classes ("all") and over those of each group.
+
+    Each pair is features and labels. Every generated image is compared with the training images of its own class alone.
+    A class without an image of one kind is left out; a group of such classes is nan.
+    """
+    ratios = []
+    for c in range(len(counts)):
+        parts = [features[labels == c] for features, labels in (generated, training, fresh)]
+        ratios.append(memorisation(*parts) if all(len(part) for part in parts) else float("nan"))
+    groups = {"all": list(range(len(counts)))} | group_indices(counts, many, few)
+    return {name: torch.tensor([ratios[c] for c in classes]).nanmean().item() for name, classes in groups.items()}

@@ -64,6 +64,7 @@ def sample_to(
     shard: int = 256,
     as_bytes: bool = True,
     precision: str = "fp32",
+    notes: dict | None = None,
     label: str = "",
 ) -> tuple[Tensor, Tensor]:
     """Draw an image for each of `labels` [N] into `folder` and return images [N, *shape] and labels [N], on the CPU.
@@ -76,7 +77,7 @@ def sample_to(
         omega: guidance strength; 0 is none. clip: bound |x_0| by this in every step; the published chain is not clipped.
         objective: what the denoiser predicts. seed: decides all noise. shard: images a file and a batch.
         as_bytes: uint8 in 0..255, as in an image file; False: float32 clipped to -1..1, as the original measures.
-        precision: "fp32", "bf16" or "auto".
+        precision: "fp32", "bf16" or "auto". notes: what else to store with them, such as {"labels": "balanced", "ema": True}.
 
     The denoiser is put in evaluation mode while it samples: dropout would otherwise act in the samples.
     Raises CourseError if the folder holds samples of another model, other labels or other settings.
@@ -96,6 +97,7 @@ def sample_to(
         "shard": shard,
         "images": "uint8" if as_bytes else "float32",
         "precision": precision_for(where) if precision == "auto" else precision,
+        "notes": notes or {},
     }
     parts = labels.split(shard)
     missing = _missing(folder, parts, facts)

@@ -18,10 +18,11 @@ from lt_utils.generation_metrics import (
     f_scores,
     inception_score,
     kernel_distance,
+    label_accuracy,
     measure,
 )
 from lt_utils.metrics import frechet_distance
-from lt_utils.neighbours import BLOCK, memorisation, nearest, precision_recall
+from lt_utils.neighbours import BLOCK, group_memorisation, memorisation, nearest, precision_recall
 
 
 def blob(n, d=8, shift=0.0, scale=1.0, seed=0):
@@ -225,6 +226,27 @@ def test_memorisation_is_small_for_copies_and_about_1_for_new_samples():
     assert memorisation(copies, training, fresh) < 0.05
     assert memorisation(blob(300, seed=3), training, fresh) == pytest.approx(1, abs=0.1)
     assert memorisation(blob(300, shift=4.0, seed=3), training, fresh) > 3
+
+
+def test_memorisation_by_group_looks_inside_each_class():
+    """Class 1 is memorised; its copies lie far from class 0, which would hide nothing and explain nothing."""
+    labels = torch.arange(3).repeat_interleave(100)
+    training = torch.cat([blob(100, shift=9.0 * c, seed=c) for c in range(3)])
+    fresh = torch.cat([blob(100, shift=9.0 * c, seed=10 + c) for c in range(3)])
+    made = torch.cat([blob(100, seed=20), training[100:200] + 0.01, blob(100, shift=18.0, seed=22)])
+    found = group_memorisation((made, labels), (training, labels), (fresh, labels), [500, 10, 50])
+    assert found["many"] == pytest.approx(1, abs=0.15) and found["medium"] == pytest.approx(1, abs=0.15)
+    assert found["few"] < 0.05 and found["all"] == pytest.approx(sum(found[g] for g in ("many", "medium", "few")) / 3)
+    kept = labels != 1
+    without = group_memorisation((made[kept], labels[kept]), (training, labels), (fresh, labels), [500, 10, 50])
+    assert math.isnan(without["few"]) and without["many"] == found["many"]
+
+
+def test_label_accuracy_overall_and_by_group():
+    answers = torch.eye(4)[torch.tensor([0, 0, 1, 2, 2, 0, 3, 0])]
+    asked = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+    found = label_accuracy(answers, asked, COUNTS)
+    assert found == pytest.approx({"all": 62.5, "many": 75.0, "medium": 50.0, "few": 50.0})
 
 
 # ---------------------------------------------------------------------------------------------------------- all together

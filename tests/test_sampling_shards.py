@@ -166,10 +166,11 @@ def test_a_damaged_shard_is_made_again_and_a_missing_one_is_noticed(tmp_path):
 
 def test_stored_samples_say_how_they_were_made(tmp_path):
     model = network()
-    images, labels = draw(tmp_path, model, as_bytes=True)
+    images, labels = draw(tmp_path, model, as_bytes=True, notes={"labels": "balanced", "ema": False})
     again, same, facts = read_samples(tmp_path)
     assert images.dtype == torch.uint8 and torch.equal(again, images) and torch.equal(same, labels)
     assert facts["model"] == checkpoints.fingerprint(model) and facts["images"] == "uint8"
+    assert facts["notes"] == {"labels": "balanced", "ema": False}
     assert (facts["sampler"], facts["steps"], facts["omega"], facts["seed"]) == ("ddim", 4, 1.0, 0)
     floats, _ = draw(tmp_path / "float", model)
     assert torch.equal(images, floats.add(1).mul(127.5).round().byte())
