@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lt_utils.checks.tools import Wrong, exercise, fresh, numbers, pieces, settle, whole
+from lt_utils.checks.tools import Trials, Wrong, exercise, fresh, numbers, pieces, settle, whole
 from lt_utils.checks.worlds import BASELINE, CONTROLS, beats, worlds
 from lt_utils.tables import student
 
@@ -25,7 +25,7 @@ def ratio_amounts(answer: Callable) -> None:
     for _ in range(20):
         counts = torch.randint(3, 600, (whole(5, 9, random),), generator=random).tolist() + [25, 35]
         chosen = torch.randperm(len(counts) - 2, generator=random)[:3].tolist() + [len(counts) - 2, len(counts) - 1]
-        cases.append((counts, 1, sorted(chosen), whole(1, 6, random)))
+        cases.append((counts, 1, sorted(chosen), len(cases) % 6 + 1))
     for counts, tenths, chosen, least in cases:
         ratio, places = tenths / 10, range(len(counts))
         rounded = [_round_half_even(tenths * n) for n in counts]
@@ -145,7 +145,7 @@ def corrected(answer: Callable) -> None:
 @exercise("8.4", "mean and 95 % interval of paired differences, in 20 random comparisons")
 def paired(answer: Callable) -> None:
     """answer(ours [n], theirs [n]) -> (mean difference, half of its 95 % interval)."""
-    random = fresh()
+    random, means, halves = fresh(), Trials("The mean"), Trials("Half of the interval", rtol=2e-3)  # tables: 3 decimals
     for _ in range(20):
         n = whole(3, 10, random)
         shared = 70 + 3 * torch.randn(n, generator=random, dtype=torch.float64)
@@ -158,14 +158,13 @@ def paired(answer: Callable) -> None:
         apart = ((ours.var() + theirs.var()) / n).sqrt().item()
         spread = (squares / (n - 1)) ** 0.5
         given = pieces(answer(ours.tolist(), theirs.tolist()), 2, "the mean and half of the interval")
-        settle(
+        means.add(
             given[0],
             mean,
             {"The sign is turned round: ours minus theirs is positive when ours is better.": -mean},
             "The mean of the differences ours - theirs, seed by seed.",
-            what="The mean",
         )
-        settle(
+        halves.add(
             given[1],
             factor * error,
             {
@@ -182,24 +181,22 @@ def paired(answer: Callable) -> None:
                 "This is the whole width; wanted is half of it.": 2 * factor * error,
             },
             "student(n) times the standard deviation of the differences (n - 1 in the denominator) divided by sqrt(n).",
-            what="Half of the interval",
-            rtol=2e-3,  # tables of Student's t have three decimals
         )
+    means.judge()
+    halves.judge()
 
 
 @exercise("8.5", "two true claims are upheld, and six false ones are seen through")
 def verdict(answer: Callable) -> None:
     """answer(results: {method: [accuracy of each seed]}) -> whether "the generated features help" is supported."""
     random = fresh()
-    given, right, wrong = [], [], {}
+    trials = Trials()
     for truth, results in [one for _ in range(3) for one in worlds(random)]:
         said = answer({name: list(values) for name, values in results.items()})
         if not isinstance(said, bool) and not (isinstance(said, Tensor) and said.dtype == torch.bool):
             raise Wrong(f"The verdict is True (supported) or False, not {said!r}.")
-        given.append(float(said))
-        right.append(float(truth))
         real = [name for name in CONTROLS if name != "Uniform noise"]
-        for idea, claim in {
+        mistakes = {
             "You compared with cross-entropy alone. Retraining and more weight for rare classes come with the method and need "
             "no generated feature: the opponents are the controls.": beats(results, [BASELINE]),
             "You compared with retraining without generation alone. More weight for rare classes could explain the gain: "
@@ -219,12 +216,12 @@ def verdict(answer: Callable) -> None:
             ),
             "Every claim was believed.": True,
             "Every claim was refused; two of them are good ones.": False,
-        }.items():
-            wrong.setdefault(idea, []).append(float(claim))
-    settle(
-        given,
-        right,
-        wrong,
-        "Take the paired differences between the method and each control; the claim stands if every one of them is larger than "
-        "half of its 95 % interval.",
-    )
+        }
+        trials.add(
+            float(said),
+            float(truth),
+            {idea: float(claim) for idea, claim in mistakes.items()},
+            "Take the paired differences between the method and each control; the claim stands if every one of them is larger "
+            "than half of its 95 % interval.",
+        )
+    trials.judge()

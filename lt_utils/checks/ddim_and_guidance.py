@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lt_utils.checks.tools import Wrong, between, exercise, fresh, near, numbers, pieces, settle
+from lt_utils.checks.tools import Trials, Wrong, between, exercise, fresh, near, numbers, pieces, settle
 from lt_utils.diffusion import cosine_schedule, ddim
 
 
@@ -62,7 +62,7 @@ def ddim_step(answer: Callable) -> None:
 @exercise("5.2", "right with and without a clip, and x_0 and eps always fit x_t")
 def guided(answer: Callable) -> None:
     """answer(x_t [B, D], eps_y [B, D], eps_none [B, D], omega, a, s, clip) -> (x_0, eps), both [B, D]."""
-    random = fresh()
+    random, trials = fresh(), Trials(rtol=1e-6, atol=1e-6)
     for trial in range(20):
         level, omega = between(0.1, 0.9, random), between(0.5, 4, random) if trial % 4 < 3 else 0.0
         a, s = level**0.5, (1 - level) ** 0.5
@@ -95,14 +95,13 @@ def guided(answer: Callable) -> None:
         first, second = numbers(given[0], "x_0"), numbers(given[1], "eps")
         if first.shape != x_t.shape or second.shape != x_t.shape:
             raise Wrong(f"x_0 and eps should have the shape {list(x_t.shape)} of x_t.")
-        settle(
+        trials.add(
             torch.stack([first, second]),
             torch.stack(right),
             {idea: torch.stack(pair) for idea, pair in others.items()},
             "In this order: eps_y + omega (eps_y - eps_none); x_0 from it; clip x_0; eps from x_t and the clipped x_0.",
-            rtol=1e-6,
-            atol=1e-6,
         )
+    trials.judge()
 
 
 def walk(step: Callable, deviation: float, steps: int) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from lt_utils import datasets
-from lt_utils.checks.tools import Wrong, between, exercise, fresh, near, numbers, pieces, settle, whole
+from lt_utils.checks.tools import Trials, Wrong, between, exercise, fresh, near, numbers, pieces, settle, whole
 
 
 def _schedule(steps: int, random: torch.Generator) -> torch.Tensor:
@@ -61,7 +61,7 @@ def add_noise(answer: Callable) -> None:
 @exercise("4.2", "mean and variance agree with Bayes' rule at every step of three random schedules")
 def posterior(answer: Callable) -> None:
     """answer(x0 [D], x_t [D], t, beta [T]) -> (mean [D], variance) of q(x_{t-1} | x_t, x_0)."""
-    random = fresh()
+    random, means, variances = fresh(), Trials("The mean"), Trials("The variance")
     for _ in range(3):
         beta = _schedule(12, random)
         alpha_bar = torch.cumprod(1 - beta, 0)
@@ -78,7 +78,7 @@ def posterior(answer: Callable) -> None:
             precision = 1 / (1 - before) + (1 - b) / b
             right = (before**0.5 * x0 / (1 - before) + (1 - b) ** 0.5 * x_t / b) / precision
             spread = numbers(variance, "The variance")
-            settle(
+            variances.add(
                 spread.mean(),
                 1 / precision,
                 {
@@ -90,10 +90,9 @@ def posterior(answer: Callable) -> None:
                     ),
                 },
                 "Multiply the two Gaussians: their precisions add up, 1 / (1 - alpha_bar_{t-1}) + (1 - beta_t) / beta_t.",
-                what="The variance",
             )
             swapped = before**0.5 * b * x_t + (1 - b) ** 0.5 * (1 - before) * x0
-            settle(
+            means.add(
                 mean,
                 right,
                 {
@@ -107,8 +106,9 @@ def posterior(answer: Callable) -> None:
                 },
                 "The mean is a weighted sum: sqrt(alpha_bar_{t-1}) beta_t x_0 + sqrt(1 - beta_t) (1 - alpha_bar_{t-1}) x_t, "
                 "divided by 1 - alpha_bar_t.",
-                what="The mean",
             )
+    variances.judge()
+    means.judge()
 
 
 @exercise("4.3", "equal to Bayes' rule summed over a fine grid, at 30 random noise levels")

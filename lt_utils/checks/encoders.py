@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lt_utils.checks.tools import Wrong, between, exercise, fresh, near, numbers, pieces, settle, whole
+from lt_utils.checks.tools import Trials, Wrong, between, exercise, fresh, near, numbers, pieces, settle, whole
 
 
 def _prior(classes: int, random: torch.Generator) -> tuple[list[int], Tensor]:
@@ -55,7 +55,7 @@ def to_test_prior(answer: Callable) -> None:
 @exercise("3.2", "the mean of -log of a prior-weighted softmax, in 20 random batches")
 def adjusted_loss(answer: Callable) -> None:
     """answer(logits [B, C], labels [B], counts [C]) -> the logit-adjusted cross-entropy, one number."""
-    random = fresh()
+    random, trials = fresh(), Trials()
     for _ in range(20):
         classes, batch = whole(3, 8, random), whole(5, 12, random)
         counts, prior = _prior(classes, random)
@@ -82,12 +82,13 @@ def adjusted_loss(answer: Callable) -> None:
                 rarity * plain(logits)
             ).mean(),
         }
-        settle(
+        trials.add(
             answer(logits.clone(), labels.clone(), list(counts)),
             each.mean(),
             mistakes,
             "Add log(n_c / N) to every logit, take the cross-entropy with the labels, and average over the batch.",
         )
+    trials.judge()
 
 
 def _series(cosine: Tensor, gamma: Tensor) -> Tensor:

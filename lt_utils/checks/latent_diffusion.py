@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lt_utils.checks.tools import Wrong, between, exercise, fresh, near, numbers, pieces, settle, whole
+from lt_utils.checks.tools import Trials, Wrong, between, exercise, fresh, near, numbers, pieces, settle, whole
 
 
 def _normal(random: torch.Generator, *shape: int) -> Tensor:
@@ -68,18 +68,8 @@ def standardise(answer: Callable) -> None:
 @exercise("7.2", "equal to a plain search through all pairs, for new draws, copies and far-off features")
 def near_copies(answer: Callable) -> None:
     """answer(generated [M, D], train [N, D]) -> share of generated features nearer than is typical, in percent."""
-    random, given, right = fresh(), [], []
-    mistakes = {
-        "Every training feature is its own nearest neighbour, at distance 0, so nothing can be nearer. Leave the feature itself "
-        "out.": [0.0] * 6,
-        "A share in percent is wanted, 0 to 100.": (shares := []),
-        "This is the share that is *farther* away.": (far := []),
-        "The limit is the *median* of the training features' distances; a mean is drawn up by a few outliers.": (
-            mean := []
-        ),
-        "You looked for neighbours among the generated features. A copy is near a *training* feature.": (inside := []),
-    }
-    for trial in range(6):  # judged together: a share is a coarse number, and two ideas may agree once by chance
+    random, trials = fresh(), Trials()
+    for trial in range(6):
         train = _normal(random, 2 * whole(20, 30, random) + 1, 3)  # an odd number has one median
         made = _normal(random, 97, 3)
         if trial % 3 == 1:
@@ -98,19 +88,25 @@ def near_copies(answer: Callable) -> None:
             return 100 * sum(one < limit for one in distances) / len(distances)
 
         middle = statistics.median(own)
-        given.append(numbers(answer(made.clone(), train.clone())).mean())
-        right.append(share(other, middle))
-        shares.append(right[-1] / 100)
-        far.append(100 - right[-1])
-        mean.append(share(other, statistics.fmean(own)))
-        inside.append(share(among, middle))
-    settle(
-        torch.stack(given),
-        right,
-        mistakes,
-        "Two lists of nearest distances: each training feature to the nearest *other* training feature, each generated one "
-        "to the nearest training feature. Count how many of the second are below the median of the first.",
-    )
+        trials.add(
+            numbers(answer(made.clone(), train.clone())).mean(),
+            share(other, middle),
+            {
+                "Every training feature is its own nearest neighbour, at distance 0, so nothing can be nearer. Leave the "
+                "feature itself out.": 0.0,
+                "A share in percent is wanted, 0 to 100.": share(other, middle) / 100,
+                "This is the share that is *farther* away.": 100 - share(other, middle),
+                "The limit is the *median* of the training features' distances; a mean is drawn up by a few outliers.": share(
+                    other, statistics.fmean(own)
+                ),
+                "You looked for neighbours among the generated features. A copy is near a *training* feature.": share(
+                    among, middle
+                ),
+            },
+            "Two lists of nearest distances: each training feature to the nearest *other* training feature, each generated one "
+            "to the nearest training feature. Count how many of the second are below the median of the first.",
+        )
+    trials.judge()
 
 
 @exercise("7.3", "equal to Bayes' rule in precision form, for 20 random clouds")

@@ -88,6 +88,45 @@ def pieces(answer: object, count: int, names: str) -> tuple:
     return tuple(answer)
 
 
+class Trials:
+    """Answers to several random inputs, judged together: two ideas may agree once by chance, but not every time.
+
+    Args: what: what gives the answers, for the messages. rtol, atol: what counts as equal.
+    """
+
+    def __init__(self, what: str = "The function", rtol: float = 1e-4, atol: float = 1e-5) -> None:
+        self.what, self.rtol, self.atol = what, rtol, atol
+        self.seen: list[tuple[Tensor, Tensor, Mapping[str, object], str]] = []
+
+    def add(self, answer: object, right: object, mistakes: Mapping[str, object], otherwise: str) -> None:
+        """Note one answer.
+
+        Args:
+            answer, right: numbers or tensors of one shape.
+            mistakes: for each known mistake the idea that is missing, and the answer which that mistake gives here; one
+                that is not named gives the right answer here.
+            otherwise: the idea to look at if no known mistake fits.
+        """
+        self.seen.append((numbers(answer, self.what), torch.as_tensor(right).cpu().double(), mistakes, otherwise))
+
+    def judge(self) -> None:
+        """Nothing if all answers are right; else Wrong, with the sentence of the mistake that gives all these answers."""
+        failed = [one for one in self.seen if not self._fits(one[0], one[1])]
+        if not failed:
+            return
+        for idea in {idea: None for one in failed for idea in one[2]}:
+            if all(self._fits(values, mistakes.get(idea, right)) for values, right, mistakes, _ in self.seen):
+                raise Wrong(idea)
+        values, right, _, otherwise = failed[0]
+        if values.shape != right.shape:
+            raise Wrong(f"{self.what} gives shape {list(values.shape)}; wanted is {list(right.shape)}. {otherwise}")
+        raise Wrong(otherwise)
+
+    def _fits(self, values: Tensor, other: object) -> bool:
+        other = torch.as_tensor(other).cpu().double()
+        return other.shape == values.shape and torch.allclose(values, other, rtol=self.rtol, atol=self.atol)
+
+
 def settle(
     answer: object,
     right: object,
@@ -98,27 +137,10 @@ def settle(
     rtol: float = 1e-4,
     atol: float = 1e-5,
 ) -> None:
-    """Nothing if the answer equals what is right; else Wrong, with the sentence of the mistake that gives this answer.
-
-    Args:
-        answer, right: numbers or tensors of one shape.
-        mistakes: for each known mistake the idea that is missing, and the answer which that mistake gives.
-        otherwise: the idea to look at if no known mistake fits.
-    """
-    values, right = numbers(answer, what), torch.as_tensor(right).cpu().double()
-
-    def fits(other: object) -> bool:
-        other = torch.as_tensor(other).cpu().double()
-        return other.shape == values.shape and torch.allclose(values, other, rtol=rtol, atol=atol)
-
-    if fits(right):
-        return
-    for idea, wrong in mistakes.items():
-        if fits(wrong):
-            raise Wrong(idea)
-    if values.shape != right.shape:
-        raise Wrong(f"{what} gives shape {list(values.shape)}; wanted is {list(right.shape)}. {otherwise}")
-    raise Wrong(otherwise)
+    """Trials with one answer: nothing if it is right, else Wrong with the missing idea."""
+    trials = Trials(what, rtol, atol)
+    trials.add(answer, right, mistakes, otherwise)
+    trials.judge()
 
 
 def near(value: float, measured: float, band: float) -> bool:
