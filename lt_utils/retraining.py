@@ -5,6 +5,7 @@
 
 import copy
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,9 @@ from lt_utils.features import Encoded
 from lt_utils.losses import label_shift
 from lt_utils.metrics import accuracy, scores
 from lt_utils.training import train
+
+if TYPE_CHECKING:
+    from lt_utils.refit import Fitted
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,14 @@ def test_scores(head: nn.Module, data: Encoded, many: int = 100, few: int = 20) 
 test_scores.__test__ = False  # a function to use, not one that pytest should collect
 
 
-def result_rows(retrained: Retrained, encoded: Encoded, /, **columns) -> list[dict]:
+def result_rows(retrained: "Retrained | Fitted", encoded: Encoded, /, **columns) -> list[dict]:
     """Two rows for a record, tested plain and with label shift: the scores of the last epoch and, beside them, the
     accuracy of the best test epoch, "best_test_epoch" (the paper's protocol: chosen on the test set, for each test).
+
+    retrained: what `retrain_head` returns, or `refit.fit_head` with watch > 0.
     """
-    best = {"plain": retrained.plain.max(), "label shift": retrained.shifted.max()}
+    best = {"plain": max(retrained.plain), "label shift": max(retrained.shifted)}
     return [
-        {**columns, "test": test, **values, "best_test_epoch": round(best[test].item(), 2)}
+        {**columns, "test": test, **values, "best_test_epoch": round(float(best[test]), 2)}
         for test, values in test_scores(retrained.head, encoded).items()
     ]

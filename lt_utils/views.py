@@ -4,7 +4,7 @@ An encoder that was trained long enough knows its training images by heart; thei
 images. Views that the encoder has not seen in training come closer, and this module measures how much closer.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -118,6 +118,15 @@ def _one_view(model: ResNet, images: Tensor, labels: Tensor, kind: str) -> tuple
         mixed = torch.lerp(unit(views[partner.to(images.device)[at]]), unit(views[at]), weight[at])
         parts.append(encode_fast(model, mixed))
     return torch.cat(parts), labels[partner], share
+
+
+def seen_by(model: ResNet, encoded: Encoded) -> Encoded:
+    """The same images through another encoder with the same head, such as one with batch-norm statistics estimated anew."""
+    if encoded.images is None:
+        raise CourseError("These features came without their images: make them with features.obtain or encode_data.")
+    train, test = (encode_fast(model, part) for part in (encoded.images.train_images, encoded.images.test_images))
+    with torch.no_grad():
+        return replace(encoded, train=train, test=test, test_logits=encoded.head(test), encoder=model)
 
 
 def mirrored_test(encoded: Encoded) -> Tensor:

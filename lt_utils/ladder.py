@@ -1,0 +1,60 @@
+"""The two pictures of notebooks 07 and 08: how far training features are from test features, and the ladder of methods."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# One colour for each kind of training features, the same in every picture ("-": something that used none of them alone).
+VIEW_COLOURS = {"clean": "#555555", "weak": "#56B4E9", "strong": "#009E73", "drawn": "#0072B2", "-": "#CC79A7"}
+
+
+def gaps_to_test(measured: dict[str, dict[str, dict[str, float]]], title: str) -> Figure:
+    """How far several sets of training features are from the test features: one panel per measure, one line per set.
+
+    measured[set][measure][group] is a number that would be 1 if the set were a fair sample of what the test set shows:
+    "direction", "length" and "spread" of `views.distance_to_test`, averaged over the classes of each group.
+    """
+    said = {
+        "direction": "cosine of the class means",
+        "length": "length of the test mean / of this set's",
+        "spread": "spread of the test set / of this set's",
+    }
+    figure, panels = plt.subplots(1, 3, figsize=(9, 3.4))
+    for axes, measure in zip(panels, said, strict=True):
+        axes.axhline(1, color="#999999", lw=5, alpha=0.4, zorder=0)
+        for name, values in measured.items():
+            groups = values[measure]
+            axes.plot(list(groups), list(groups.values()), "o-", color=VIEW_COLOURS[name], ms=7, lw=1.5, label=name)
+        axes.set(title=measure, ylabel=said[measure])
+        axes.margins(x=0.15, y=0.15)
+    panels[0].legend(title="training features")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    return figure
+
+
+def ladder(
+    axes: Axes,
+    rungs: Sequence[tuple[str, dict[str, tuple[float, float]]]],
+    lines: dict[str, float],
+    *,
+    label: str = "accuracy (%)",
+    title: str = "",
+) -> None:
+    """Methods as rungs of a ladder, from the bottom up: a dot with its standard deviation for each kind of views.
+
+    rungs: name and {views: (mean, std)} of each; lines: values to mark from top to bottom, with their names.
+    """
+    for place, (_, values) in enumerate(rungs):
+        axes.axhline(place, color="#EEEEEE", lw=8, zorder=0)
+        for name, (mean, std) in values.items():
+            bar = 0 if std != std else std
+            axes.errorbar(mean, place, xerr=bar, fmt="o", ms=8, capsize=3, color=VIEW_COLOURS[name], alpha=0.9)
+    for name, value in lines.items():
+        axes.axvline(value, color="black", lw=1, ls="--")
+        axes.annotate(name, (value, len(rungs) - 0.45), ha="center", va="bottom", fontsize=8, annotation_clip=False)
+    axes.set_yticks(range(len(rungs)), [name for name, _ in rungs])
+    axes.set(xlabel=label, ylim=(-0.6, len(rungs) - 0.4))
+    axes.set_title(title, pad=18)
+    axes.grid(axis="y", visible=False)
