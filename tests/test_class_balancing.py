@@ -21,7 +21,8 @@ from lt_utils.denoisers import UNet
 from lt_utils.diffusion import diffusion_loss, linear_schedule, target
 from lt_utils.errors import CourseError
 from lt_utils.published_unet import published_unet
-from lt_utils.training import EMA
+from lt_utils.recipes import train_image_diffusion
+from lt_utils.training import EMA, warmup_cosine
 
 SCHEDULE, B, C = linear_schedule(), 16, 4
 X0 = torch.randn(B, 1, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -237,7 +238,7 @@ def tiny(classes=10, augmentation=0, seed=0) -> UNet:
 
 
 def quick(start, data, mechanism="regular", **options):
-    options = dict(steps=3, batch=8, lr=None, seed=0) | options
+    options = dict(steps=3, batch=8, seed=0) | options
     return train_generator(start, data, SCHEDULE, mechanism, **options)
 
 
@@ -291,6 +292,14 @@ def test_fine_tuning_starts_from_the_given_weights_with_a_fresh_warm_up(data):
     assert fingerprint(tuned) == fingerprint(regular)
     moved = quick(regular, data, "balanced-finetuned", steps=2, rate=1.0)
     assert fingerprint(moved) != fingerprint(regular)
+
+
+def test_regular_training_is_that_of_the_earlier_notebooks_to_the_last_bit(data):
+    options = dict(steps=3, batch=8, rate=1e-2, decay=0.9, objective="v", label_dropout=0.2, seed=5)
+    earlier = train_image_diffusion(data, SCHEDULE, width=8, mults=(1, 2), **options)
+    torch.manual_seed(5)
+    ours = quick(UNet(1, 10, 8, (1, 2), (), 1), data, lr=warmup_cosine, **options)
+    assert fingerprint(ours) == fingerprint(earlier)
 
 
 def test_an_unconditional_generator_trains_regularly_and_not_otherwise(data):
