@@ -22,7 +22,7 @@ def standardise(answer: Callable) -> None:
         dim, n = whole(4, 7, random), 4000
         scale = 0.2 + 3 * torch.rand(dim, generator=random, dtype=torch.float64)
         train = (_normal(random, n, dim) * scale + 2 * scale).relu()
-        new = (_normal(random, 30, dim) * 1.5 * scale + scale).relu()
+        new = (_normal(random, 30, dim) * 1.5 * scale + scale).relu() + torch.rand(30, dim, generator=random) / 10
         if trial % 2:
             train[:, 1] = 0.7  # a unit that gives the same for every training image
         columns = []
