@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lt_utils import checkpoints, recipes
-from lt_utils.datasets import ImageData
+from lt_utils.datasets import ImageData, data_folder
 from lt_utils.encoders import ResNet, encode, load_official_ldmlr
 from lt_utils.errors import CourseError
 from lt_utils.runs import Run
@@ -64,8 +64,10 @@ def encode_official(path: str | Path, data: ImageData) -> Encoded:
     """Features of the published LDMLR ResNet-32 in the .npz file `path`, for CIFAR-10 or CIFAR-100 in `data`.
 
     The published CIFAR-10 encoder saw red and blue swapped in training, so its images are swapped here. Raises CourseError
-    if the images are not RGB, if the file cannot be read, or holds an encoder for another number of classes.
+    if the images are not RGB, if the file cannot be read, or holds an encoder for another number of classes. A relative
+    path is looked for from the working directory, then from the folder of prepared data sets.
     """
+    path = path if Path(path).exists() else data_folder() / path
     if data.channels != 3:
         raise CourseError(
             f"The published encoders take RGB images; those of {data.name} have {data.channels} channel: take CIFAR."

@@ -18,8 +18,8 @@ def gaps_to_test(measured: dict[str, dict[str, dict[str, float]]], title: str) -
     """
     said = {
         "direction": "cosine of the class means",
-        "length": "length of the test mean / of this set's",
-        "spread": "spread of the test set / of this set's",
+        "length": "test / training",
+        "spread": "test / training",
     }
     figure, panels = plt.subplots(1, 3, figsize=(9, 3.4))
     for axes, measure in zip(panels, said, strict=True):
@@ -39,18 +39,27 @@ def ladder(
     rungs: Sequence[tuple[str, dict[str, tuple[float, float]]]],
     lines: dict[str, float],
     *,
+    floor: float | None = None,
     label: str = "accuracy (%)",
     title: str = "",
 ) -> None:
     """Methods as rungs of a ladder, from the bottom up: a dot with its standard deviation for each kind of views.
 
-    rungs: name and {views: (mean, std)} of each; lines: values to mark from top to bottom, with their names.
+    rungs: name and {views: (mean, std)} of each; lines: values to mark from top to bottom, with their names; floor: what
+    lies below it is written at the left edge instead of stretching the axis. By default 10 below the lowest line.
     """
+    floor = min(lines.values()) - 10 if floor is None else floor
     for place, (_, values) in enumerate(rungs):
         axes.axhline(place, color="#EEEEEE", lw=8, zorder=0)
         for name, (mean, std) in values.items():
-            bar = 0 if std != std else std
-            axes.errorbar(mean, place, xerr=bar, fmt="o", ms=8, capsize=3, color=VIEW_COLOURS[name], alpha=0.9)
+            if mean >= floor:
+                bar = 0 if std != std else std
+                axes.errorbar(mean, place, xerr=bar, fmt="o", ms=8, capsize=3, color=VIEW_COLOURS[name], alpha=0.9)
+        below = [f"{mean:.1f} ({name})" for name, (mean, _) in values.items() if mean < floor]
+        if below:
+            axes.text(
+                0.01, place, "← " + ", ".join(below), transform=axes.get_yaxis_transform(), va="center", fontsize=8
+            )
     for name, value in lines.items():
         axes.axvline(value, color="black", lw=1, ls="--")
         axes.annotate(name, (value, len(rungs) - 0.45), ha="center", va="bottom", fontsize=8, annotation_clip=False)
