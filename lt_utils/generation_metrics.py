@@ -165,7 +165,7 @@ def measure(
         real: features [N, D] and labels [N] of the reference, which should be balanced.
         generated: features [M, D], probabilities [M, K] and labels [M] of the generated images.
         counts: training images of each class [C]; they make the groups.
-        clusters_per_class: of PRD, at most a tenth of the features. prd_runs: clusterings that are averaged.
+        clusters_per_class: of PRD, at most a tenth of the features that it compares. prd_runs: clusterings that are averaged.
 
     A Fréchet distance is left out where there are not more samples than dimensions, as it would mean nothing; so is, in
     groups, the score, whose value depends on how many classes there are. n counts the generated images.
@@ -186,7 +186,7 @@ def measure(
         row[extractor.metric("kernel")] = kernel_distance(ours, theirs)[0]
         if name == "all":
             row[extractor.metric("score")] = inception_score(probabilities, min(10, len(probabilities)))[0]
-        clusters = max(2, min(clusters_per_class * len(classes), (len(ours) + len(theirs)) // 10))
+        clusters = max(2, min(clusters_per_class * len(classes), 2 * min(len(ours), len(theirs)) // 10))
         scores = distribution_scores(ours, theirs, clusters, prd_runs)
         row[extractor.metric("f8")], row[extractor.metric("f1/8")] = scores
         pair = precision_recall(ours, theirs, NEIGHBOURS)

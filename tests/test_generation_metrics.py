@@ -289,6 +289,15 @@ def test_all_measures_overall_and_by_group_under_the_extractors_name(extractor):
     assert found["all"][f"class_score{tag}"] == pytest.approx(3.8, abs=0.2)  # 4, less what ten splits of 24 lose
 
 
+def test_prd_counts_its_clusters_by_the_smaller_set(extractor):
+    """Many real and few generated samples of one distribution: as many clusters as samples would tell them apart."""
+    labels, many = torch.arange(4).repeat_interleave(15), torch.arange(4).repeat_interleave(500)
+    real = torch.cat([blob(500, 16, 4.0 * c, seed=c) for c in range(4)]).float()
+    drawn = torch.cat([blob(15, 16, 4.0 * c, seed=10 + c) for c in range(4)]).float()
+    found = measure(extractor, (real, many), (drawn, torch.eye(4)[labels], labels), COUNTS)
+    assert found["all"][f"f8[judge@{extractor.sha256[:8]}]"] > 0.8
+
+
 def test_a_frechet_distance_of_too_few_samples_is_left_out(extractor):
     real, generated = sets(0.0)
     kept = torch.cat([torch.arange(180), torch.arange(180, 190)])  # ten samples of the last class, in 16 dimensions
