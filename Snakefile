@@ -29,6 +29,11 @@ def done(notebook, run=SPREAD):
     return f"{notebook}/{run}/.done"
 
 
+def before(notebook):
+    """The run that a run builds on, if the configuration has that notebook: published encoders need no notebook 03."""
+    return [done(notebook)] if notebook in config["notebooks"] else []
+
+
 def all_runs(*notebooks):
     return [done(wanted.notebook, wanted.run) for wanted in WANTED if wanted.notebook in notebooks or not notebooks]
 
@@ -90,7 +95,7 @@ rule ddpm_from_scratch:
 rule ddim_and_guidance:
     input:
         paper("05_ddim_and_guidance"),
-        done("04_ddpm_from_scratch"),
+        before("04_ddpm_from_scratch"),
     output:
         done("05_ddim_and_guidance"),
     resources:
@@ -103,7 +108,7 @@ rule ddim_and_guidance:
 rule latent_diffusion:
     input:
         paper("07_latent_diffusion"),
-        done("03_encoders"),
+        before("03_encoders"),
     output:
         done("07_latent_diffusion"),
     resources:
@@ -116,8 +121,8 @@ rule latent_diffusion:
 rule classifier_retraining:
     input:
         paper("08_classifier_retraining"),
-        done("07_latent_diffusion"),
-        done("03_encoders"),
+        before("07_latent_diffusion"),
+        before("03_encoders"),
     output:
         done("08_classifier_retraining"),
     resources:
