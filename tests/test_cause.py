@@ -1,0 +1,74 @@
+"""The experiment of lt_utils.cause in small: it runs to the end, resumes, and chooses nothing on the test set."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lt_utils import cause, datasets, remedies
+from lt_utils.metrics import mean_error
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """Main on 10 x 10 pixels, two-step heads and generators; returns main(test labels to roll) -> record, reference."""
+    whole = datasets.load().long_tailed(counts=[130, 110, 40, 25, 21, 20, 12, 9, 7, 6])
+
+    def main(roll: int = 0) -> tuple[dict, dict]:
+        small = {name: getattr(whole, name)[:, :, 9:19, 9:19] for name in ("train_images", "test_images")}
+        small |= {name: small[name][::2] for name in ("test_images",)}
+        data = replace(whole, **small, test_labels=whole.test_labels[::2].roll(roll))
+        monkeypatch.setattr(datasets, "load", lambda name: data)
+        monkeypatch.setattr(datasets.ImageData, "long_tailed", lambda self, imbalance: self)
+        arguments = ["--to", str(tmp_path / "run"), "--seeds", "2", "--epochs", "2", "--keep"]
+        assert cause.main(arguments) == 0
+        record = json.loads((tmp_path / "run" / "record.json").read_text())
+        return record, json.loads((tmp_path / "notebooks" / "reference" / f"{cause.NAME}.json").read_text())
+
+    monkeypatch.setattr(cause, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(remedies, "HEAD", dict(steps=2, batch=64, rate=0.01))
+    monkeypatch.setattr(remedies, "GENERATOR", dict(steps=2, width=8, blocks=1))
+    monkeypatch.setattr(remedies, "SAMPLING", 2)
+    monkeypatch.setattr(remedies, "REFIT_EVERY", 1)
+    for name, views in (("VIEWS", {"clean": 1}),):
+        monkeypatch.setattr(remedies, name, views)
+        monkeypatch.setattr(cause, name, views)
+    return main
+
+
+def test_it_runs_resumes_and_looks_at_no_test_label_to_choose(small, monkeypatch, capsys):
+    record, kept = small()
+    assert len(record["rows"]) == 2 * (2 + 12 + 4)  # two seeds: no training, frozen encoder, in training
+    assert {row["n"] for row in kept["rows"]} == {2} and kept["rows"][1]["minus label shift"] == "+0.00 ± 0.00"
+    assert [line["group"] for line in kept["ratios"]] == ["many", "medium", "few"]
+    assert "chosen on the folds" in kept["note"] and kept["differences"] == record["facts"]["differences"]
+    # Wrong test labels, everything else from the checkpoints: other accuracies, the same choices.
+    (again, other), printed = small(roll=700), capsys.readouterr().out
+    assert "step 4/4" not in printed.replace("0.0 s", "")
+    for column, same in (("accuracy", False), ("folds", True), ("width", True)):
+        pair = [[row.get(column) for row in one["rows"]] for one in (record, again)]
+        assert (pair[0] == pair[1]) is same, column
+    chosen = [
+        [(d["diffusion"], d["rival"]) for d in one["differences"] if d["rival chosen"] == "folds"]
+        for one in (kept, other)
+    ]
+    assert chosen[0] == chosen[1] and len(chosen[0]) == 5
+
+
+@pytest.mark.parametrize(("option", "value"), [("--seeds", "1"), ("--folds", "2")])
+def test_too_few_for_an_error_or_a_choice_is_refused(tmp_path, capsys, option, value):
+    assert cause.main(["--to", str(tmp_path), option, value]) == 2
+    assert "or more" in capsys.readouterr().err
+
+
+def test_a_difference_has_both_its_errors():
+    first, second = torch.rand(3, 400) < 0.7, torch.rand(3, 400) < 0.6
+    found = cause.difference(first, second)
+    by_seed = [100 * (a.double().mean() - b.double().mean()).item() for a, b in zip(first, second, strict=True)]
+    assert (found["difference"], found["se"]) == tuple(round(value, 2) for value in mean_error(by_seed))
+    # The same hundredth more of the images in every seed: no spread over seeds, that of a share of one percent over images.
+    second = torch.zeros(3, 400)
+    first = second.clone()
+    first[:, :4] = 1
+    assert cause.difference(first, second) == {"difference": 1.0, "se": 0.0, "se images": 0.5}
