@@ -102,7 +102,7 @@ def f_scores(real: Tensor, generated: Tensor, beta: float = 8.0, angles: int = 1
     For every slope l the curve has precision sum min(l p, q) and recall sum min(p, q / l), p real, q generated (Sajjadi et
     al. 2018, algorithm 1). F_8 weights recall, F_1/8 precision.
     """
-    p, q = real.double(), generated.double()
+    p, q = _double(real), _double(generated)
     slope = torch.linspace(1e-10, math.pi / 2 - 1e-10, angles, dtype=torch.float64, device=p.device).tan()[:, None]
     precision = torch.minimum(slope * p, q).sum(1).clamp(0, 1)
     recall = (precision / slope[:, 0]).clamp(0, 1)

@@ -47,13 +47,9 @@ def nearest(queries: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
 
 def _radii(features: Tensor, k: int) -> Tensor:
     """Squared distance of each feature to its k-th nearest other one, [N]."""
-    radii, start = [], 0
-    for block in _squared(features, features):
-        rows = torch.arange(len(block), device=block.device)
-        block[rows, start + rows] = 0  # a feature's distance to itself, which rounding may have made larger than 0
-        radii.append(block.topk(k + 1, dim=1, largest=False).values[:, k])
-        start += len(block)
-    return torch.cat(radii)
+    # The nearest is the feature itself.
+    blocks = [block.topk(k + 1, dim=1, largest=False).values[:, k] for block in _squared(features, features)]
+    return torch.cat(blocks)
 
 
 def precision_recall(real: Tensor, generated: Tensor, k: int = 5) -> tuple[float, float]:
