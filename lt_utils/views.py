@@ -136,15 +136,14 @@ def mirrored_test(encoded: Encoded) -> Tensor:
     return encode_fast(encoded.encoder, encoded.images.test_images.flip(3))
 
 
-def distance_to_test(views: Views, encoded: Encoded) -> dict[str, Tensor]:
-    """What lies between the training views and the test features, class by class: three measures, [C] each.
+def distance_to_test(features: Tensor, labels: Tensor, encoded: Encoded) -> dict[str, Tensor]:
+    """What lies between features [N, D] with labels [N] (of training, or drawn) and the test features: three measures, [C].
 
-    "direction": cosine of the two class means, both centred by the average of the training means.
-    "length": how far the test mean reaches in the direction of the training mean; 1 when equal, below 1 when the
-        training features are too long.
-    "spread": root-mean-square distance to the class mean, test / training; above 1 when training is too tight.
+    "direction": cosine of the two class means, both centred by the average of the class means of `features`.
+    "length": how far the test mean reaches in the direction of the mean of `features`; 1 when equal, below 1 when these
+        are too long.
+    "spread": root-mean-square distance to the class mean, test / features; above 1 when these are too tight.
     """
-    features, labels = views.flat
     classes = encoded.classes
     train = class_means(features, labels, classes)
     test = class_means(encoded.test, encoded.test_labels, classes)

@@ -106,8 +106,7 @@ def test_views_need_the_encoder(blobs):
 def test_distance_to_test_reads_a_known_stretch(blobs):
     """Training features that are the test features, stretched by 2 around the mean of the class means, are told so."""
     centre = torch.stack([blobs.test[blobs.test_labels == c].mean(0) for c in range(3)]).mean(0)
-    stretched = plain_views(centre + 2 * (blobs.test - centre), blobs.test_labels)
-    told = distance_to_test(stretched, blobs)
+    told = distance_to_test(centre + 2 * (blobs.test - centre), blobs.test_labels, blobs)
     for name, value in {"direction": 1.0, "length": 0.5, "spread": 0.5}.items():
         torch.testing.assert_close(told[name], torch.full((3,), value), atol=1e-4, rtol=0)
 
