@@ -35,6 +35,7 @@ CONTROLS: dict[str, sources.Source] = {
     "Class Gaussian": sources.class_gaussian,
     "Head-tail mixing": sources.mixed_with_head,
 }
+FED = ("Resampled real", "Class Gaussian")  # controls of what is added in training
 WIDE = ("Resampled real", "Class Gaussian", DIFFUSION)  # head-tail mixing widens by itself
 Arm = tuple[str, str, str]  # features, method, correction
 
@@ -144,9 +145,8 @@ def frozen_rows(
 
 def trained_rows(data: ImageData, epochs: int, seed: int, file: Callable[[str], Path]) -> dict[Arm, Tensor]:
     """Test logits of encoders whose head is fed while they train, and of one with the prior inside its loss."""
-    found = {}
-    how = dict(epochs=epochs, seed=seed)
-    made = {name: source for name, source in CONTROLS.items() if name != NONE} | {
+    found, how = {}, dict(epochs=epochs, seed=seed)
+    made = {name: CONTROLS[name] for name in FED} | {
         DIFFUSION: partial(diffusion, label="diffusion on the current features")
     }
     model = train_encoder(data, "logit-adjusted", alpha=0.5, checkpoint=file(f"balanced-encoder-seed{seed}"), **how)
