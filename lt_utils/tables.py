@@ -1,6 +1,6 @@
 """Tables: rows of a record, averaged over seeds and shown; and the full-scale results stored beside the notebooks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from IPython.display import Markdown
@@ -32,6 +32,23 @@ def average(rows: Iterable[dict], by: Sequence[str] = ("method",), measures: Seq
                 line[measure] = mean_std(values)
         result.append(line)
     return result
+
+
+def pivot(rows: Iterable[dict], line: str, column: Callable[[dict], str | None], value: str = "accuracy") -> list[dict]:
+    """One line for each value of the column `line`, and in it one column for each name that `column(row)` gives.
+
+    Rows for which `column` gives None, or that have no `value`, are left out. Raises CourseError if two rows meet in a cell.
+    """
+    lines: dict[object, dict] = {}
+    for row in rows:
+        name = column(row)
+        if name is None or row.get(value) is None:
+            continue
+        here = lines.setdefault(row[line], {line: row[line]})
+        if name in here:
+            raise CourseError(f"Two rows of {row[line]!r} belong to the column {name!r}: tell them apart by its name.")
+        here[name] = row[value]
+    return list(lines.values())
 
 
 def student(n: int) -> float:

@@ -5,6 +5,7 @@ import math
 import pytest
 from numpy.random import RandomState
 
+from lt_utils import tables
 from lt_utils.errors import CourseError
 from lt_utils.tables import average, cell, markdown, paired, student
 
@@ -93,3 +94,18 @@ def test_how_values_are_shown():
         "| CE | 71.3 |",
         "| Label shift | – |",
     ]
+
+
+def test_pivot_puts_rows_side_by_side_and_refuses_two_in_one_cell():
+    rows = [
+        {"method": "A", "views": "clean", "accuracy": 1.0},
+        {"method": "B", "views": "clean", "accuracy": (2.0, 0.1)},
+        {"method": "A", "views": "strong", "accuracy": 3.0},
+        {"method": "A", "views": "other", "accuracy": 9.0},
+        {"method": "C", "views": "clean"},
+    ]
+    named = {"clean": "first", "strong": "second"}
+    made = tables.pivot(rows, "method", lambda row: named.get(row["views"]))
+    assert made == [{"method": "A", "first": 1.0, "second": 3.0}, {"method": "B", "first": (2.0, 0.1)}]
+    with pytest.raises(CourseError, match="Two rows of 'A'"):
+        tables.pivot(rows, "method", lambda row: "all")
