@@ -138,6 +138,19 @@ def with_spread(row: dict) -> dict:
     return {name: value for name, value in pairs.items() if not name.endswith(" std")}
 
 
+def side_by_side(
+    records: dict[str, dict], column: Callable[[dict], str | None], value: str = "accuracy"
+) -> dict[str, dict]:
+    """The rows of several stored records, pivoted: one line for each method, by its name, with columns "<record>, <column>"."""
+    lines: dict[str, dict] = {}
+    for told, record in records.items():
+        for line in pivot(map(with_spread, record["rows"]), "method", column, value):
+            name = line.pop("method")
+            here = lines.setdefault(name, {"method": name})
+            here |= {f"{told}, {key}": number for key, number in line.items()}
+    return lines
+
+
 def reference_markdown(notebook: str, columns: Sequence[str] | None = None, folder: Path | None = None) -> str:
     """The stored full-scale results of a notebook, two decimals, and what they were measured on; "" if there is none."""
     parts = []

@@ -109,3 +109,15 @@ def test_pivot_puts_rows_side_by_side_and_refuses_two_in_one_cell():
     assert made == [{"method": "A", "first": 1.0, "second": 3.0}, {"method": "B", "first": (2.0, 0.1)}]
     with pytest.raises(CourseError, match="Two rows of 'A'"):
         tables.pivot(rows, "method", lambda row: "all")
+
+
+def test_side_by_side_names_columns_by_record():
+    stored = {
+        "X": {"rows": [{"method": "A", "accuracy": 1.0, "accuracy std": 0.5}, {"method": "B", "accuracy": 2.0}]},
+        "Y": {"rows": [{"method": "B", "accuracy": 3.0}]},
+    }
+    lines = tables.side_by_side(stored, lambda row: "all")
+    assert list(lines.values()) == [
+        {"method": "A", "X, all": (1.0, 0.5)},
+        {"method": "B", "X, all": 2.0, "Y, all": 3.0},
+    ]
