@@ -151,17 +151,31 @@ def side_by_side(
     return lines
 
 
-def reference_markdown(notebook: str, columns: Sequence[str] | None = None, folder: Path | None = None) -> str:
-    """The stored full-scale results of a notebook, two decimals, and what they were measured on; "" if there is none."""
+def reference_markdown(
+    notebook: str,
+    columns: Sequence[str] | None = None,
+    folder: Path | None = None,
+    only: Callable[[dict], bool] | None = None,
+) -> str:
+    """The stored full-scale results of a notebook, two decimals, and what they were measured on; "" if there is none.
+
+    only: which rows to show; by default all.
+    """
     parts = []
     for record in reference(notebook, folder):
         told = f"{record['title']} – {record['device']}, commit {str(record['commit'])[:7]}, {record['finished'][:10]}."
-        table = markdown([with_spread(row) for row in record["rows"]], columns, digits=2)
+        rows = [with_spread(row) for row in record["rows"] if only is None or only(row)]
+        table = markdown(rows, columns, digits=2)
         parts.append(f"**{told}**\n\n{table}" + (f"\n\n{record['note']}" if record.get("note") else ""))
     return "\n\n".join(parts)
 
 
-def show_reference(notebook: str, columns: Sequence[str] | None = None, folder: Path | None = None) -> Markdown:
+def show_reference(
+    notebook: str,
+    columns: Sequence[str] | None = None,
+    folder: Path | None = None,
+    only: Callable[[dict], bool] | None = None,
+) -> Markdown:
     """`reference_markdown` for the notebook, or a sentence that no full-scale run is stored yet."""
     none = "*No full-scale run of this notebook is stored yet; its place is* `notebooks/reference/`."
-    return Markdown(reference_markdown(notebook, columns, folder) or none)
+    return Markdown(reference_markdown(notebook, columns, folder, only) or none)
