@@ -1,16 +1,13 @@
 """Keep a full-scale run as a reference: python -m lt_utils.keep RUN_FOLDER NAME "TITLE" [--by recipe method test].
 
 Writes notebooks/reference/NAME.json from the run's record.json. The rows stand as they are or, with --by, averaged
-over seeds: n, and the mean and standard deviation of every measure. Notebooks show it with tables.show_reference.
-The references of notebooks 07 and 08 come from the published LDMLR encoder for CIFAR-10 and its long-tailed subset,
-prepared as a data set "cifar10-ldmlr" of one's own (weights and list are on the authors' pages):
+over seeds: n, and the mean and standard deviation of every measure. Paired differences among the record's facts are kept
+as they are. Notebooks show it with tables.show_reference. The references of notebooks 07 and 08 come from
+config/ldmlr_controls.yaml:
 
-    python -m data_prep cifar10-ldmlr --from SUBSET.npz
-    papermill notebooks/07_latent_diffusion.ipynb 07.ipynb -p DATASET cifar10-ldmlr -p ENCODER_FILE ENCODER.npz
-              -p STEPS 1500 -p GROUPS_BY thirds
-    papermill notebooks/08_classifier_retraining.ipynb 08.ipynb -p DATASET cifar10-ldmlr -p ENCODER_FILE ENCODER.npz
-              -p STEPS 1000 -p EPOCHS 100
-    python -m lt_utils.keep RUN_FOLDER 08_classifier_retraining_official "TITLE" --by recipe method test
+    python -m lt_utils.batch config/ldmlr_controls.yaml --jobs 2
+    python -m lt_utils.keep RUN_FOLDER 07_latent_diffusion_cifar10 "TITLE"
+    python -m lt_utils.keep RUN_FOLDER 08_classifier_retraining_cifar10 "TITLE" --by recipe views method test
 """
 
 import argparse
@@ -60,7 +57,8 @@ def keep(
     kept = {"title": title, "parameters": parameters, **{key: record[key] for key in FROM_RECORD if key in record}}
     path = (target or REPOSITORY / "notebooks" / "reference") / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {**kept, "rows": rows, "note": note})
+    paired = {"paired": found} if (found := record.get("facts", {}).get("paired")) else {}
+    write_json(path, {**kept, "rows": rows, **paired, "note": note})
     return path
 
 

@@ -9,12 +9,13 @@ import base64
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from lt_utils.errors import CourseError
 from lt_utils.files import read_json, write_json
 from lt_utils.parameters import REPOSITORY
-from lt_utils.tables import MEASURES, average, markdown, reference_markdown, with_spread
+from lt_utils.tables import MEASURES, average, markdown, reference_markdown, side_by_side
 
 PICTURE = "00_start_here"  # its first picture is the whole course
 TOLD = ("device", "threads", "commit", "versions")
@@ -61,30 +62,66 @@ def in_main_table(row: dict) -> bool:
     return row.get("test") == "label shift" and row.get("recipe") == "r=0.2 few"
 
 
+def official_runs() -> dict[str, dict]:
+    """The stored runs of notebook 08 on the published encoders, by the name of their data set."""
+    names = {"CIFAR-10": "08_classifier_retraining_cifar10", "CIFAR-100": "08_classifier_retraining_cifar100"}
+    return {shown: read_json(REPOSITORY / "notebooks" / "reference" / f"{name}.json") for shown, name in names.items()}
+
+
+def _told() -> str:
+    records = list(official_runs().values())
+    first = records[0]
+    minutes = " and ".join(f"{record['seconds'] / 60:.0f}" for record in records)
+    return (
+        f"*Percent, {first['device']}, commit {str(first['commit'])[:7]}, {first['finished'][:10]}; the two runs took "
+        f"{minutes} minutes, side by side.*"
+    )
+
+
 def retraining_table() -> str:
-    """LDMLR beside its controls on the published CIFAR-10 encoder: last epoch, and the best epoch on the test set."""
-    record = read_json(REPOSITORY / "notebooks" / "reference" / "08_classifier_retraining_official.json")
-    rows = [with_spread(row) for row in record["rows"] if row["recipe"] in ("-", "r=0.2 few")]
-    lines: dict[str, dict] = {}
-    for row in rows:
-        line = lines.setdefault(row["method"], {"method": row["method"]})
-        line[f"{row['test']}, last epoch"] = row["accuracy"]
-        line[f"{row['test']}, best test epoch"] = row.get("best_test_epoch")
-    columns = [f"{test}, {epoch}" for test in ("plain", "label shift") for epoch in ("last epoch", "best test epoch")]
+    """LDMLR's protocol beside its controls on the published encoders: last epoch, and the best epoch on the test set."""
+
+    def named(epoch: str) -> Callable[[dict], str | None]:
+        return lambda row: f"{row['test']}, {epoch}" if row["recipe"] in ("-", "r=0.2 few") else None
+
+    lines, best = (
+        side_by_side(official_runs(), named("last")),
+        side_by_side(official_runs(), named("best"), "best_test_epoch"),
+    )
+    lines = [line | best.get(method, {}) for method, line in lines.items()]
     published = read_json(REPOSITORY / "notebooks" / "reference" / "published_ldmlr.json")["rows"]
-    plain, shifted = (
-        next(
-            row["accuracy"]
-            for row in published
-            if (row["method"], row["data"], row["imbalance"]) == (name, "cifar10", 100)
-        )
-        for name in ("CE + LDMLR", "Label shift + LDMLR")
+    theirs = {(row["method"], row["data"], row["imbalance"]): row["accuracy"] for row in published}
+    line = {"method": "as published (best of 400 epochs)"}
+    for data, key in (("CIFAR-10", "cifar10"), ("CIFAR-100", "cifar100")):
+        line[f"{data}, plain, best"] = theirs["CE + LDMLR", key, 100]
+        line[f"{data}, label shift, best"] = theirs["Label shift + LDMLR", key, 100]
+    tests = [f"{test}, {epoch}" for test in ("plain", "label shift") for epoch in ("last", "best")]
+    columns = [f"{data}, {test}" for data in official_runs() for test in tests]
+    return markdown([*lines, line], ["method", *columns], digits=2) + "\n\n" + _told()
+
+
+def ladder_table() -> str:
+    """The matched comparison on the published encoders: every source of added features, on three kinds of views."""
+    lines = side_by_side(
+        official_runs(), lambda row: row["views"] if (row["recipe"], row["test"]) == ("top-up", "plain") else None
     )
-    told = (
-        f"{record['title']}, 3 seeds: {record['device']}, commit {str(record['commit'])[:7]}, {record['finished'][:10]}. "
-        f"Published for LDMLR, best test epoch: {plain} plain, {shifted} with label shift."
+    columns = [f"{data}, {kind}" for data in official_runs() for kind in ("clean", "weak", "strong")]
+    return markdown(list(lines.values()), ["method", *columns], digits=2) + "\n\n" + _told()
+
+
+def helped_table() -> str:
+    """What helps on the published encoders, between label shift and the bound."""
+
+    def chosen(row: dict) -> str | None:
+        baseline = row["method"] == "Label shift"
+        return "accuracy" if baseline or row["recipe"] in ("ours", "bound") else None
+
+    lines = side_by_side(official_runs(), chosen)
+    return (
+        markdown(list(lines.values()), ["method", *(f"{data}, accuracy" for data in official_runs())], digits=2)
+        + "\n\n"
+        + _told()
     )
-    return markdown(list(lines.values()), ["method", *columns], digits=2) + f"\n\n*{told}*"
 
 
 def fill(text: str, name: str, content: str) -> str:
@@ -117,7 +154,9 @@ def text_from_records(readme: str) -> str:
     readme = fill(readme, "quick results", quick_table(summary))
     encoders = reference_markdown("03_encoders_official", ["data", "method", *MEASURES, "published"])
     readme = fill(readme, "official encoders", encoders)
-    return fill(readme, "official retraining", retraining_table())
+    readme = fill(readme, "official retraining", retraining_table())
+    readme = fill(readme, "official ladder", ladder_table())
+    return fill(readme, "official helped", helped_table())
 
 
 def main() -> int:
