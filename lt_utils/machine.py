@@ -1,6 +1,5 @@
 """What this machine has, against what the course needs: for the first notebook."""
 
-import os
 import shutil
 import tomllib
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +9,7 @@ import torch
 
 from lt_utils.parameters import REPOSITORY
 from lt_utils.runs import root
+from lt_utils.threads import cores
 from lt_utils.training import device, precision_for
 
 GB = 1e9
@@ -29,11 +29,6 @@ def packages(pyproject: Path = REPOSITORY / "pyproject.toml") -> list[dict]:
         fits = found is not None and wanted.specifier.contains(found, prereleases=True)
         rows.append({"package": wanted.name, "needed": str(wanted.specifier), "found": found or "missing", "ok": fits})
     return rows
-
-
-def cores() -> int:
-    """CPU cores that this process may use; in a container or a batch job these can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory() -> float:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from lt_utils import checkpoints
 from lt_utils.errors import CourseError, choose
 from lt_utils.interrupts import FinishStep
+from lt_utils.threads import choose_threads
 
 
 def device() -> torch.device:
@@ -163,6 +164,8 @@ def train(
     if min(n, steps, batch) < 1:
         raise CourseError(f"Training needs data, steps and a batch of at least 1: n={n}, steps={steps}, batch={batch}.")
     where = next(model.parameters()).device
+    if where.type == "cpu":
+        choose_threads()
     # Kept in the optimiser, as torch's own schedulers do: a second call with it must not start from a decayed rate.
     base = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
     facts = dict(
