@@ -14,10 +14,14 @@ def report(facts: dict) -> None:
     print(json.dumps({**facts, "memory": round(peak)}))
 
 
-def measure(module: str, *arguments: str) -> dict:
-    """Run `python -m benchmarks.<module> arguments` and return what it reported."""
+def measure(module: str, *arguments: str, **variables: str) -> dict:
+    """Run `python -m benchmarks.<module> arguments` with these environment variables and return what it reported."""
     done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{module}", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", f"benchmarks.{module}", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **variables},
     )
     if done.returncode:
         raise SystemExit(f"benchmarks.{module} {' '.join(arguments)} failed:\n{done.stderr.strip()[-2000:]}")
