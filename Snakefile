@@ -3,6 +3,7 @@
 #
 #     00   01   03 ──► 07 ──► 08 ──► 12        03, 05 and all others that measure something come before 12
 #               04 ──► 05 ─────────► 12
+#               04 ──► 06 ─────────► 12
 #
 # A run is finished when its .done is newer than what it depends on: its paper (.batch/<notebook>/<run>.json, touched
 # only when the notebook's code or the parameters change) and the .done of the runs it builds on.
@@ -105,6 +106,19 @@ rule ddim_and_guidance:
         RUN_ONE
 
 
+rule class_balancing_diffusion:
+    input:
+        paper("06_class_balancing_diffusion"),
+        before("04_ddpm_from_scratch"),
+    output:
+        done("06_class_balancing_diffusion"),
+    resources:
+        gpu=GPU,
+    priority: 94
+    shell:
+        RUN_ONE
+
+
 rule latent_diffusion:
     input:
         paper("07_latent_diffusion"),
@@ -135,7 +149,13 @@ rule classifier_retraining:
 rule scoreboard:
     input:
         paper("12_scoreboard", "all"),
-        all_runs("03_encoders", "05_ddim_and_guidance", "07_latent_diffusion", "08_classifier_retraining"),
+        all_runs(
+            "03_encoders",
+            "05_ddim_and_guidance",
+            "06_class_balancing_diffusion",
+            "07_latent_diffusion",
+            "08_classifier_retraining",
+        ),
     output:
         done("12_scoreboard", "all"),
     priority: 88
