@@ -10,8 +10,8 @@ copies that. Four remedies, each applied to diffusion and to its controls alike,
     in training   features added while the encoder trains (lt_utils.fed_encoder), in place of a frozen one
 
 Added features fill up every class to the size of the largest, plain cross-entropy; without them, the class prior is
-inside the loss (tau = 1). Settings were fixed before the first result; what is chosen, is chosen by the balanced accuracy
-on held-out folds of the TRAINING set ("folds" in the rows). A run that was stopped goes on from its checkpoints. --keep
+inside the loss (tau = 1). What is chosen, is chosen by the balanced accuracy on held-out folds of the TRAINING set ("folds"
+in the rows); all other settings were fixed before the first result. A run that was stopped goes on from its checkpoints. --keep
 writes notebooks/reference/08_where_the_cause_lies.json.
 """
 
@@ -149,7 +149,10 @@ def main(arguments: list[str] | None = None) -> int:
         if min(chosen.seeds, chosen.folds - 1) < 2:
             raise CourseError("A standard error needs --seeds 2 or more, and a choice on the folds --folds 3 or more.")
         facts = {name.upper(): value for name, value in vars(chosen).items() if name not in ("to", "keep")}
-        facts |= {"HEAD": remedies.HEAD, "GENERATOR": remedies.GENERATOR, "WIDTHS": list(remedies.WIDTHS)}
+        facts |= {
+            name: getattr(remedies, name) for name in ("HEAD", "GENERATOR", "FED_STEPS", "SAMPLING", "REFIT_EVERY")
+        }
+        facts |= {"WIDTHS": list(remedies.WIDTHS)}
         claim(chosen.to, NAME, facts)
         run = Run(chosen.to.absolute(), NAME, facts)
         data = datasets.load(chosen.data).long_tailed(chosen.imbalance).to(device())
@@ -160,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
         told = "; ".join(
             f"minus {line['rival']} (chosen on the {line['rival chosen']}): {shown(line)}" for line in best
         )
-        told = f"diffusion chosen on the folds, {best[0]['diffusion'].split(' (')[0]}, {told}."
+        told = f"Diffusion chosen on the folds, {best[0]['diffusion'].split(' (')[0]}, {told}."
         if chosen.keep:
             title = f"{data.name}, ResNet-8 of {chosen.epochs} epochs, {chosen.folds} folds, {chosen.seeds} seeds"
             folder = REPOSITORY / "notebooks" / "reference"

@@ -29,6 +29,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(cause, "REPOSITORY", tmp_path)
     monkeypatch.setattr(remedies, "HEAD", dict(steps=2, batch=64, rate=0.01))
     monkeypatch.setattr(remedies, "GENERATOR", dict(steps=2, width=8, blocks=1))
+    monkeypatch.setattr(remedies, "FED_STEPS", 2)
     monkeypatch.setattr(remedies, "SAMPLING", 2)
     monkeypatch.setattr(remedies, "REFIT_EVERY", 1)
     for module in (remedies, cause):
