@@ -62,16 +62,15 @@ class PerImage(Dataset):
         return self.transform(self.images[index]), self.labels[index]
 
 
-def network(fused: bool = False) -> tuple[ResNet, torch.optim.SGD]:
+def network() -> tuple[ResNet, torch.optim.SGD]:
     torch.manual_seed(0)
     model = ResNet(10)
-    settings = dict(momentum=0.9, weight_decay=5e-4, nesterov=True, fused=fused or None)
-    return model, torch.optim.SGD(model.parameters(), 0.1, **settings)
+    return model, torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
 
 def ours(data: ImageData, steps: int, fused: bool = False):
     """Yield the number of images after each step of this course's loop (channels-last, bf16 where it is fast)."""
-    model, optimizer = network(fused)
+    model, optimizer = network()
     model.to(memory_format=torch.channels_last)
     if fused and not fuse(model):
         raise SystemExit("The fused batch normalisation cannot be measured here.")

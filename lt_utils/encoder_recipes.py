@@ -112,21 +112,18 @@ def train_encoder(
     """Train an encoder by `method` for `epochs` with SGD (momentum 0.9); the last epoch, in evaluation mode.
 
     augment: "weak", "autoaugment" (with Cutout) or "strong". alpha: of mixup; None: 0.5 for "ce-mixup", else no mixup.
-    fused: on a CPU in bfloat16, batch normalisation, shortcut and ReLU as one operation (lt_utils.fused), and SGD as
-    another: faster, needs a C compiler, and gives other last bits. RECIPES holds the settings of the papers. Raises
-    CourseError for an unknown method or augmentation.
+    fused: on a CPU in bfloat16, batch normalisation, shortcut and ReLU as one operation (lt_utils.fused): faster, needs
+    a C compiler, and gives other last bits. RECIPES holds the settings of the papers. Raises CourseError for an unknown
+    method or augmentation.
     """
     data = data.to(device())
     model = build_encoder(data, method, depth, width, seed)
-    fused = fused and fuse(model)
-    optimizer = torch.optim.SGD(
-        model.parameters(), rate, momentum=0.9, weight_decay=decay, nesterov=nesterov, fused=fused or None
-    )
+    optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9, weight_decay=decay, nesterov=nesterov)
     n = len(data.train_labels)
     # A checkpoint of the plain methods records nothing here; one with other settings must not be mistaken for theirs.
     settings, usual = (augment, mixing(method, alpha), nesterov), ("weak", mixing(method, None), True)
     recipe = None if settings == usual else "{}, augment {}, alpha {:g}, nesterov {}".format(method, *settings)
-    if fused:
+    if fused and fuse(model):
         recipe = f"{recipe or method}, fused"
     steps = train(
         model,
