@@ -16,7 +16,6 @@ from lt_utils.augment import AUGMENTATIONS, unit
 from lt_utils.datasets import ImageData
 from lt_utils.encoders import ResNet, channel_statistics
 from lt_utils.errors import CourseError, choose
-from lt_utils.fused import fuse
 from lt_utils.losses import log_prior, mixup, mixup_loss
 from lt_utils.progress import track
 from lt_utils.training import cosine, device, multistep, step_now, train
@@ -106,15 +105,12 @@ def train_encoder(
     augment: str = "weak",
     alpha: float | None = None,
     nesterov: bool = True,
-    fused: bool = False,
     label: str = "",
 ) -> ResNet:
     """Train an encoder by `method` for `epochs` with SGD (momentum 0.9); the last epoch, in evaluation mode.
 
     augment: "weak", "autoaugment" (with Cutout) or "strong". alpha: of mixup; None: 0.5 for "ce-mixup", else no mixup.
-    fused: on a CPU in bfloat16, batch normalisation, shortcut and ReLU as one operation (lt_utils.fused): faster, needs
-    a C compiler, and gives other last bits. RECIPES holds the settings of the papers. Raises CourseError for an unknown
-    method or augmentation.
+    RECIPES holds the settings of the papers. Raises CourseError for an unknown method or augmentation.
     """
     data = data.to(device())
     model = build_encoder(data, method, depth, width, seed)
@@ -123,8 +119,6 @@ def train_encoder(
     # A checkpoint of the plain methods records nothing here; one with other settings must not be mistaken for theirs.
     settings, usual = (augment, mixing(method, alpha), nesterov), ("weak", mixing(method, None), True)
     recipe = None if settings == usual else "{}, augment {}, alpha {:g}, nesterov {}".format(method, *settings)
-    if fused and fuse(model):
-        recipe = f"{recipe or method}, fused"
     steps = train(
         model,
         encoder_loss(method, data, data.size // 8, augment, alpha),
