@@ -19,7 +19,6 @@ from lt_utils.provenance import surroundings
 HERE = Path(__file__).parent
 TASKS = (
     ("Encoder training, ResNet-32 (0.46 M)", "images/s", "encoder", ()),
-    ("The same with fused=True", "images/s", "encoder", ("--fused",)),
     ("Latent diffusion, training", "features/s", "latent", ("train",)),
     ("Latent diffusion, sampling", "features/s", "latent", ("sample",)),
 )
@@ -108,12 +107,12 @@ def table(results: dict) -> str:
     made = results["made with"]
     lines += [
         "",
-        "Beside a process that keeps one core busy, encoder training (first row) with LT_THREADS=idle, which counts the "
+        "Beside a process that keeps one core busy, encoder training with LT_THREADS=idle, which counts the "
         f"idle cores when it starts, keeps {percent(busy['share idle'])} of its quiet speed with all threads; without "
         f"this setting it keeps {percent(busy['share'])}. "
-        f"After {accuracy['epochs']} epochs on the balanced bundled data ours reaches {accuracy['ours']:.1f} %, "
-        f"with fused=True {accuracy['fused']:.1f} %, and the peer {accuracy['peer']:.1f} % (one run each). Precision: "
-        f"ours {results['precision']}, channels-last, in both rows; the peer fp32.",
+        f"After {accuracy['epochs']} epochs on the balanced bundled data ours reaches {accuracy['ours']:.1f} % "
+        f"and the peer {accuracy['peer']:.1f} % (one run each). Precision: ours "
+        f"{results['precision']}, channels-last; the peer fp32.",
         "",
         *fidelity_table(results["fidelity"]),
         "",
@@ -163,10 +162,7 @@ def main() -> None:
     results = {"seconds": options.seconds, "precision": precision_for(device())}
     results["tasks"] = [compare(*task, options.rounds, options.seconds) for task in TASKS]
     results["busy"] = beside_busy(options.rounds, options.seconds)
-    sides = {"ours": ["ours"], "fused": ["ours", "--fused"], "peer": ["peer"]}
-    trained = {
-        name: measure("encoder", *side, "--epochs", str(options.epochs))["accuracy"] for name, side in sides.items()
-    }
+    trained = {side: measure("encoder", side, "--epochs", str(options.epochs))["accuracy"] for side in ("ours", "peer")}
     results["accuracy"] = {"epochs": options.epochs, **trained}
     results["fidelity"] = measure("fidelity", "--seconds", str(options.fidelity))
     print(*fidelity_table(results["fidelity"]), sep="\n", flush=True)

@@ -1,11 +1,10 @@
 """Training images per second of a ResNet-32: this course's device-resident pipeline, and the usual one.
 
-    python -m benchmarks.encoder ours|peer [--seconds 10] [--workers 0] [--epochs 0] [--fused]
+    python -m benchmarks.encoder ours|peer [--seconds 10] [--workers 0] [--epochs 0]
 
 "peer" is what most code bases do: a torchvision data set of PIL images, torchvision transforms on each image, a DataLoader,
 the same network in its default memory layout and float32. Both use mixup, SGD and batches of 64. The data are CIFAR-sized:
 the bundled garments, padded to 32 x 32 and repeated to three channels, because speed does not depend on what they show.
---fused: ours with the option of that name of train_encoder (the peer is not changed by it).
 --workers: processes of the peer's DataLoader. --epochs: train so long and report the accuracy instead of the speed.
 """
 
@@ -22,7 +21,6 @@ from torchvision import transforms
 from benchmarks.measure import report
 from lt_utils.datasets import ImageData, load
 from lt_utils.encoders import CIFAR_MEAN, CIFAR_STD, ResNet, encode
-from lt_utils.fused import fuse
 from lt_utils.losses import mixup, mixup_loss
 from lt_utils.metrics import accuracy
 from lt_utils.recipes import encoder_loss
@@ -68,12 +66,10 @@ def network() -> tuple[ResNet, torch.optim.SGD]:
     return model, torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
 
-def ours(data: ImageData, steps: int, fused: bool = False):
+def ours(data: ImageData, steps: int):
     """Yield the number of images after each step of this course's loop (channels-last, bf16 where it is fast)."""
     model, optimizer = network()
     model.to(memory_format=torch.channels_last)
-    if fused and not fuse(model):
-        raise SystemExit("The fused batch normalisation cannot be measured here.")
     loop = train(
         model,
         encoder_loss("ce-mixup", data),
@@ -116,11 +112,10 @@ def main() -> None:
     parser.add_argument(
         "--epochs", type=int, default=0, help="train so many epochs and report the accuracy instead of the speed"
     )
-    parser.add_argument("--fused", action="store_true", help="ours with batch norm, shortcut and ReLU as one operation")
     options = parser.parse_args()
     data = cifar_sized(load())
     steps = options.epochs * -(-len(data.train_labels) // BATCH) or 1_000_000
-    loop = ours(data, steps, options.fused) if options.side == "ours" else peer(data, steps, options.workers)
+    loop = ours(data, steps) if options.side == "ours" else peer(data, steps, options.workers)
     warm = None
     for number, (seen, trained) in enumerate(loop):
         model = trained
