@@ -11,7 +11,8 @@ copies that. Four remedies, each applied to diffusion and to its controls alike,
 
 Added features fill up every class to the size of the largest, plain cross-entropy; without them, the class prior is
 inside the loss (tau = 1). What is chosen, is chosen by the balanced accuracy on held-out folds of the TRAINING set ("folds"
-in the rows); all other settings were fixed before the first result. A run that was stopped goes on from its checkpoints. --keep
+in the rows). All else was fixed before the first result, but for the length of the generator's training, raised after it
+(remedies.GENERATOR). A run that was stopped goes on from its checkpoints. --keep
 writes notebooks/reference/08_where_the_cause_lies.json.
 """
 
@@ -44,7 +45,7 @@ NOTE = (
     "Percent; mean ± standard deviation over the seeds, each with its own encoder, folds, diffusion and heads. "
     '"folds": balanced accuracy on training images that a fold held out; every choice was made by it. '
     '"minus label shift": paired difference ± its standard error over the seeds. Differences to the best control, also '
-    'with the standard error over test images, stand under "differences" in the file; '
+    'with the standard error over test images, stand under "differences" in the file. '
 )
 
 
