@@ -85,7 +85,7 @@ BAD = {
     "no_machine_paths: cell 5: .*/tmp/run": lambda cells: cells[CHECK]["outputs"].append(says("saved to /tmp/run\n")),
     "no_machine_paths: cell 5: .*/Users/": lambda cells: cells[CHECK]["outputs"].append(says("in /Users/anna\n")),
     r"no_machine_paths: cell 4: .*C:\\": lambda cells: cells[3].update(source="## Two\n\nC:\\data"),
-    "no_machine_paths: cell 3: .*/work": lambda cells: cells[IMPORT].update(metadata={"x": "/work/main"}),
+    "no_machine_paths: cell 3: .*/work": lambda cells: cells[IMPORT].update(metadata={"x": "/work/course"}),
     "parameters: 0 cells are tagged": lambda cells: cells[PARAMETERS].update(metadata={}),
     "parameters: 2 cells are tagged": lambda cells: cells[IMPORT].update(metadata={"tags": ["parameters"]}),
     "parameters: cell 3: the parameters cell must be the first": lambda cells: cells.insert(1, code("import os")),
