@@ -45,15 +45,7 @@ def fold_of(labels: Tensor, folds: int, seed: int = 0) -> Tensor:
 
 def without_fold(data: ImageData, fold: Tensor, k: int) -> ImageData:
     """`data` trained without fold k: its images of fold k take the place of the test images, which are dropped."""
-    held, kept = fold == k, fold != k
-    return replace(
-        data,
-        name=f"{data.name}-without{k}",
-        train_images=data.train_images[kept],
-        train_labels=data.train_labels[kept],
-        test_images=data.train_images[held],
-        test_labels=data.train_labels[held],
-    )
+    return data.split(fold != k, fold == k, f"{data.name}-without{k}")
 
 
 def fold_encoders(

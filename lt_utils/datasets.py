@@ -109,10 +109,16 @@ class ImageData:
         Args and errors are those of `longtail.hold_out`: `per_class` images or a `fraction` of each class; `seed`.
         """
         parts = longtail.hold_out(self.train_labels, self.class_names, per_class, fraction, seed)
-        stays, moved = (part.to(self.train_labels.device) for part in parts)
+        return self.split(*(part.to(self.train_labels.device) for part in parts), f"{self.name}-val")
+
+    def split(self, stays: torch.Tensor, moved: torch.Tensor, name: str) -> "ImageData":
+        """Return this data set, called `name`, with the training images at `moved` in the place of the test images.
+
+        stays, moved: indices or masks [N] of training images; the test images are dropped.
+        """
         return replace(
             self,
-            name=f"{self.name}-val",
+            name=name,
             train_images=self.train_images[stays],
             train_labels=self.train_labels[stays],
             test_images=self.train_images[moved],

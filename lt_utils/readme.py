@@ -68,25 +68,24 @@ def official_runs() -> dict[str, dict]:
     return {shown: read_json(REPOSITORY / "notebooks" / "reference" / f"{name}.json") for shown, name in names.items()}
 
 
-def _told() -> str:
-    records = list(official_runs().values())
-    first = records[0]
-    minutes = " and ".join(f"{record['seconds'] / 60:.0f}" for record in records)
+def _told(runs: dict[str, dict]) -> str:
+    first = next(iter(runs.values()))
+    minutes = " and ".join(f"{record['seconds'] / 60:.0f}" for record in runs.values())
     return (
         f"*Percent, {first['device']}, commit {str(first['commit'])[:7]}, {first['finished'][:10]}; the two runs took "
         f"{minutes} minutes, side by side.*"
     )
 
 
-def retraining_table() -> str:
+def retraining_table(runs: dict[str, dict]) -> str:
     """LDMLR's protocol beside its controls on the published encoders: last epoch, and the best epoch on the test set."""
 
     def named(epoch: str) -> Callable[[dict], str | None]:
         return lambda row: f"{row['test']}, {epoch}" if row["recipe"] in ("-", "r=0.2 few") else None
 
     lines, best = (
-        side_by_side(official_runs(), named("last")),
-        side_by_side(official_runs(), named("best"), "best_test_epoch"),
+        side_by_side(runs, named("last")),
+        side_by_side(runs, named("best"), "best_test_epoch"),
     )
     lines = [line | best.get(method, {}) for method, line in lines.items()]
     published = read_json(REPOSITORY / "notebooks" / "reference" / "published_ldmlr.json")["rows"]
@@ -96,31 +95,31 @@ def retraining_table() -> str:
         line[f"{data}, plain, best"] = theirs["CE + LDMLR", key, 100]
         line[f"{data}, label shift, best"] = theirs["Label shift + LDMLR", key, 100]
     tests = [f"{test}, {epoch}" for test in ("plain", "label shift") for epoch in ("last", "best")]
-    columns = [f"{data}, {test}" for data in official_runs() for test in tests]
-    return markdown([*lines, line], ["method", *columns], digits=2) + "\n\n" + _told()
+    columns = [f"{data}, {test}" for data in runs for test in tests]
+    return markdown([*lines, line], ["method", *columns], digits=2) + "\n\n" + _told(runs)
 
 
-def ladder_table() -> str:
+def ladder_table(runs: dict[str, dict]) -> str:
     """The matched comparison on the published encoders: every source of added features, on three kinds of views."""
     lines = side_by_side(
-        official_runs(), lambda row: row["views"] if (row["recipe"], row["test"]) == ("top-up", "plain") else None
+        runs, lambda row: row["views"] if (row["recipe"], row["test"]) == ("top-up", "plain") else None
     )
-    columns = [f"{data}, {kind}" for data in official_runs() for kind in ("clean", "weak", "strong")]
-    return markdown(list(lines.values()), ["method", *columns], digits=2) + "\n\n" + _told()
+    columns = [f"{data}, {kind}" for data in runs for kind in ("clean", "weak", "strong")]
+    return markdown(list(lines.values()), ["method", *columns], digits=2) + "\n\n" + _told(runs)
 
 
-def helped_table() -> str:
+def helped_table(runs: dict[str, dict]) -> str:
     """What helps on the published encoders, between label shift and the bound."""
 
     def chosen(row: dict) -> str | None:
         baseline = row["method"] == "Label shift"
         return "accuracy" if baseline or row["recipe"] in ("ours", "bound") else None
 
-    lines = side_by_side(official_runs(), chosen)
+    lines = side_by_side(runs, chosen)
     return (
-        markdown(list(lines.values()), ["method", *(f"{data}, accuracy" for data in official_runs())], digits=2)
+        markdown(list(lines.values()), ["method", *(f"{data}, accuracy" for data in runs)], digits=2)
         + "\n\n"
-        + _told()
+        + _told(runs)
     )
 
 
@@ -154,9 +153,10 @@ def text_from_records(readme: str) -> str:
     readme = fill(readme, "quick results", quick_table(summary))
     encoders = reference_markdown("03_encoders_official", ["data", "method", *MEASURES, "published"])
     readme = fill(readme, "official encoders", encoders)
-    readme = fill(readme, "official retraining", retraining_table())
-    readme = fill(readme, "official ladder", ladder_table())
-    return fill(readme, "official helped", helped_table())
+    runs = official_runs()
+    readme = fill(readme, "official retraining", retraining_table(runs))
+    readme = fill(readme, "official ladder", ladder_table(runs))
+    return fill(readme, "official helped", helped_table(runs))
 
 
 def main() -> int:

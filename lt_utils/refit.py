@@ -6,7 +6,7 @@ the class prior inside the loss, soft labels, the same number of steps. What dif
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -183,22 +183,17 @@ def oracle_bound(encoded: Encoded, seed: int = 0, anchor: float = 0.01, steps: i
     order = torch.randperm(len(encoded.test), generator=torch.Generator().manual_seed(seed)).to(encoded.test.device)
     right = 0.0
     halves = order.tensor_split(2)
+    shifted = copy.deepcopy(encoded.head)
+    with torch.no_grad():
+        shifted.bias -= log_prior(encoded.counts, encoded.test.device)
     for mine, other in (halves, halves[::-1]):
         labels = encoded.test_labels[mine]
         one = torch.ones(1, len(mine), device=labels.device)
         views = Views(encoded.test[mine][None], labels, labels[None], one)
-        shifted = copy.deepcopy(encoded.head)
-        with torch.no_grad():
-            shifted.bias -= log_prior(encoded.counts, labels.device)
-        data = Encoded(
-            encoded.test[mine],
-            labels,
-            encoded.test[other],
-            encoded.test_labels[other],
-            encoded.test_logits[other],
-            shifted,
-            encoded.counts,
+        held = dict(
+            test=encoded.test[other], test_labels=encoded.test_labels[other], test_logits=encoded.test_logits[other]
         )
+        data = replace(encoded, **held, head=shifted)
         fitted = fit_head(views, data, tau=0.0, anchor=anchor, steps=steps, seed=seed)
         right += accuracy(predict(fitted.head, data.test), data.test_labels) / 2
     return right

@@ -76,10 +76,15 @@ def resampled_real(features: Tensor, labels: Tensor, amounts: Sequence[int], see
     counts = torch.bincount(labels, minlength=len(amounts))
     if short := [c for c, n in enumerate(amounts) if n and not counts[c]]:
         raise CourseError(f"Class {short[0]} has no real feature to draw from: give it amount 0.")
+    return features[_random_members(labels, added, counts, seed)], added
+
+
+def _random_members(labels: Tensor, wanted: Tensor, counts: Tensor, seed: int) -> Tensor:
+    """For each class of `wanted` the index of a random feature with that label; counts [C] of `labels`, all above 0."""
     # Sorted by class, the features of class c stand at start_c .. start_c + n_c - 1: one random place for each label.
     order, start = labels.argsort(stable=True), counts.cumsum(0) - counts
-    place = (_uniform(len(added), seed=seed).to(features.device) * counts[added]).long()
-    return features[order[start[added] + place.clamp(max=counts[added] - 1)]], added
+    place = (_uniform(len(wanted), seed=seed).to(labels.device) * counts[wanted]).long()
+    return order[start[wanted] + place.clamp(max=counts[wanted] - 1)]
 
 
 def class_gaussian(
@@ -138,9 +143,7 @@ def _from_larger_classes(
     rank = order.argsort()
     larger = (_uniform(len(added), seed=seed).to(features.device) * rank[added]).long()
     donors = order[torch.minimum(larger, (rank[added] - 1).clamp(min=0))]
-    by_class, start = labels.argsort(stable=True), counts.cumsum(0) - counts
-    place = (_uniform(len(added), seed=seed + 104_729).to(features.device) * counts[donors]).long()
-    return features[by_class[start[donors] + torch.minimum(place, counts[donors] - 1)]], donors
+    return features[_random_members(labels, donors, counts, seed + 104_729)], donors
 
 
 def uniform_noise(features: Tensor, labels: Tensor, amounts: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor]:

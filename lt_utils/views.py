@@ -82,8 +82,7 @@ def encode_views(encoded: Encoded, kind: str, count: int, seed: int = 0, path: s
     choose("kind of view", kind, KINDS)
     if count < 1:
         raise CourseError(f"At least one view of every image is needed, not {count}.")
-    if encoded.encoder is None or encoded.images is None:
-        raise CourseError("These features came without their encoder: make them with features.obtain or encode_data.")
+    _check_encoder(encoded)
     facts = {"views": kind, "count": count, "seed": seed, "key": encoded.key}
     if path is not None and Path(path).exists():
         tensors, stored = checkpoints.load(path)
@@ -99,6 +98,11 @@ def encode_views(encoded: Encoded, kind: str, count: int, seed: int = 0, path: s
     if path is not None:
         checkpoints.save(path, vars(views), facts)
     return views
+
+
+def _check_encoder(encoded: Encoded) -> None:
+    if encoded.encoder is None or encoded.images is None:
+        raise CourseError("These features came without their encoder: make them with features.obtain or encode_data.")
 
 
 def _one_view(model: ResNet, images: Tensor, labels: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,8 +135,7 @@ def seen_by(model: ResNet, encoded: Encoded) -> Encoded:
 
 def mirrored_test(encoded: Encoded) -> Tensor:
     """Features [N, D] of the test images, each mirrored left to right: the second half of flip test-time augmentation."""
-    if encoded.encoder is None or encoded.images is None:
-        raise CourseError("These features came without their encoder: make them with features.obtain or encode_data.")
+    _check_encoder(encoded)
     return encode_fast(encoded.encoder, encoded.images.test_images.flip(3))
 
 
