@@ -1,36 +1,41 @@
 """make bench: every comparison in one run, as ratios, with a table and a picture in benchmarks/README.md.
 
-    python -m benchmarks [--rounds 3] [--seconds 10] [--epochs 3] [--fidelity 20]
+    python -m benchmarks [--rounds 3] [--seconds 10] [--epochs 3] [--fidelity 20] [--samples 10000]
 
 In each round ours and the peer run one after the other, each in a fresh process; a ratio is taken inside a round, and the
 table gives the median over the rounds with the smallest and the largest. Nothing here is a test: speed depends on the machine.
 """
 
 import argparse
-import json
-import re
 from datetime import UTC, datetime
-from pathlib import Path
-from statistics import median
 
+from benchmarks import page
 from benchmarks.measure import busy_process, measure
+from benchmarks.measures import IN_TORCHMETRICS, MEASURES
 from lt_utils.provenance import surroundings
 
-HERE = Path(__file__).parent
+# name, unit, module, what the module is asked for, which side is the peer
 TASKS = (
-    ("Encoder training, ResNet-32 (0.46 M)", "images/s", "encoder", ()),
-    ("Latent diffusion, training", "features/s", "latent", ("train",)),
-    ("Latent diffusion, sampling", "features/s", "latent", ("sample",)),
+    ("Encoder training, ResNet-32 (0.46 M)", "images/s", "encoder", (), "peer"),
+    ("Latent diffusion, training", "features/s", "latent", ("train",), "peer"),
+    ("Latent diffusion, sampling", "features/s", "latent", ("sample",), "peer"),
+    ("U-Net (35.8 M), training, diffusers", "images/s", "images", ("train",), "diffusers"),
+    ("U-Net, sampling, diffusers", "images/s", "images", ("sample",), "diffusers"),
+    ("U-Net, training, lucidrains", "images/s", "images", ("train",), "lucidrains"),
+    ("U-Net, sampling, lucidrains", "images/s", "images", ("sample",), "lucidrains"),
 )
+STEPS = ("train", "balanced")  # tasks of benchmarks.images: a plain step, a class-balancing step
 
 
-def compare(name: str, unit: str, module: str, arguments: tuple[str, ...], rounds: int, seconds: float) -> dict:
+def compare(
+    name: str, unit: str, module: str, arguments: tuple[str, ...], against: str, rounds: int, seconds: float
+) -> dict:
     """Rates of ours and the peer in each round, their ratio in each round, and the largest memory of each."""
     ours, peer = [], []
     for number in range(rounds):
-        for side, results in (("ours", ours), ("peer", peer)):
+        for side, results in (("ours", ours), (against, peer)):
             results.append(measure(module, side, *arguments, "--seconds", str(seconds)))
-        print(f"{name}, round {number + 1}: {ours[-1]['rate']:,.1f} against {peer[-1]['rate']:,.1f} {unit}", flush=True)
+        print(f"{name}, round {number + 1}: {ours[-1]['rate']:,.3g} against {peer[-1]['rate']:,.3g} {unit}", flush=True)
     return {
         "name": name,
         "unit": unit,
@@ -66,88 +71,26 @@ def beside_busy(rounds: int, seconds: float) -> dict:
     return rates | shares
 
 
-def percent(shares: list[float]) -> str:
-    """The median of shares, with the smallest and the largest: "56 % (55 to 58 %)"."""
-    return f"{100 * median(shares):.0f} % ({100 * min(shares):.0f} to {100 * max(shares):.0f} %)"
+def balancing_cost(rounds: int, seconds: float) -> list[float]:
+    """How many times as long as a plain step the class-balancing step of the U-Net takes, in each round."""
+    found = []
+    for number in range(rounds):
+        plain, balanced = (measure("images", "ours", task, "--seconds", str(seconds))["rate"] for task in STEPS)
+        found.append(plain / balanced)
+        print(f"Class-balancing step, round {number + 1}: {found[-1]:.2f} plain steps", flush=True)
+    return found
 
 
-def fidelity_table(result: dict) -> list[str]:
-    """The lines of the table of generated features (benchmarks.fidelity)."""
-    lines = [
-        f"| features of {result['dim']} numbers, {result['samples']} of them | trained on | Fréchet distance | head accuracy |",
-        "|:--|--:|--:|--:|",
-    ]
-    for row in result["rows"]:
-        trained = f"{row['seen']:,} features, {row['seconds']:.1f} s" if "seen" in row else ""
-        lines.append(f"| {row['name']} | {trained} | {row['frechet']:.3g} | {row['accuracy']:.0f} % |")
-    return lines
-
-
-def short(value: float) -> str:
-    """Three digits of a ratio: 1.71, 10.5, 1,940."""
-    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def table(results: dict) -> str:
-    """The Markdown table of benchmarks/README.md."""
-    lines = [
-        "![The ratio of each task](speed.png)",
-        "",
-        "| task | ours | peer | ratio (smallest to largest) | memory, ours / peer |",
-        "|:--|--:|--:|--:|--:|",
-    ]
-    for row in results["tasks"]:
-        ratios = row["ratio"]
-        lines.append(
-            f"| {row['name']} | {median(row['ours']):,.0f} {row['unit']} | {median(row['peer']):,.4g} {row['unit']} "
-            f"| **{short(median(ratios))}** ({short(min(ratios))} to {short(max(ratios))}) "
-            f"| {row['memory'][0]:,} / {row['memory'][1]:,} MB |"
-        )
-    busy, accuracy = results["busy"], results["accuracy"]
-    made = results["made with"]
-    lines += [
-        "",
-        "Beside a process that keeps one core busy, encoder training with LT_THREADS=idle, which counts the "
-        f"idle cores when it starts, keeps {percent(busy['share idle'])} of its quiet speed with all threads; without "
-        f"this setting it keeps {percent(busy['share'])}. "
-        f"After {accuracy['epochs']} epochs on the balanced bundled data ours reaches {accuracy['ours']:.1f} % "
-        f"and the peer {accuracy['peer']:.1f} % (one run each). Precision: ours "
-        f"{results['precision']}, channels-last; the peer fp32.",
-        "",
-        *fidelity_table(results["fidelity"]),
-        "",
-        f"*{made['device']}, {made['threads']} threads, torch {made['versions']['torch']}, commit {str(made['commit'])[:7]}, "
-        f"{results['finished'][:10]}; {len(results['tasks'][0]['ratio'])} rounds of {results['seconds']:g} s.*",
-    ]
-    return "\n".join(lines)
-
-
-def picture(results: dict) -> None:
-    """benchmarks/speed.png: the ratio of each task, on a logarithmic axis."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    from lt_utils import figures
-
-    figures.style()
-    figure, axes = plt.subplots(figsize=(8, 2.2))
-    names = [row["name"] for row in results["tasks"]]
-    values = [median(row["ratio"]) for row in results["tasks"]]
-    axes.barh(names, values, color=figures.METHOD_COLOURS[1])
-    for place, value in enumerate(values):
-        axes.annotate(f" {short(value)} x", (value, place), va="center", fontsize=9)
-    axes.axvline(1, color="black", lw=1)
-    axes.set(
-        xscale="log",
-        xlabel="times the peer's speed",
-        xlim=(0.8, max(values) * 4),
-        title="Speed beside the peer, in the same run",
-    )
-    axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
-    figure.savefig(HERE / "speed.png")
+def time_measures(samples: int) -> list[dict]:
+    """Seconds and memory of each measure of generated images, and torchmetrics' where it has that measure."""
+    rows = []
+    for key, (name, _) in MEASURES.items():
+        row = {"name": name, "ours": measure("measures", "ours", key, "--samples", str(samples))}
+        if key in IN_TORCHMETRICS:
+            row["torchmetrics"] = measure("measures", "torchmetrics", key, "--samples", str(samples))
+        print(f"{name}: {row['ours']['seconds']:.1f} s, {row['ours']['memory']:,} MB", flush=True)
+        rows.append(row)
+    return rows
 
 
 def main() -> None:
@@ -156,6 +99,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--fidelity", type=float, default=20, help="seconds of training before features are compared")
+    parser.add_argument("--samples", type=int, default=10_000, help="features of a kind for the measures of images")
     options = parser.parse_args()
     from lt_utils.training import device, precision_for
 
@@ -165,20 +109,12 @@ def main() -> None:
     trained = {side: measure("encoder", side, "--epochs", str(options.epochs))["accuracy"] for side in ("ours", "peer")}
     results["accuracy"] = {"epochs": options.epochs, **trained}
     results["fidelity"] = measure("fidelity", "--seconds", str(options.fidelity))
-    print(*fidelity_table(results["fidelity"]), sep="\n", flush=True)
+    print(*page.fidelity_table(results["fidelity"]), sep="\n", flush=True)
+    results["balancing"] = balancing_cost(options.rounds, options.seconds)
+    results["samples"], results["measures"] = options.samples, time_measures(options.samples)
     results["made with"], results["finished"] = surroundings(), datetime.now(UTC).isoformat(timespec="seconds")
-    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    picture(results)
-    readme = HERE / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    text = re.sub(
-        r"(<!-- table -->\n).*?(<!-- /table -->)",
-        lambda found: found[1] + table(results) + "\n" + found[2],
-        text,
-        flags=re.S,
-    )
-    readme.write_text(text, encoding="utf-8")
-    print("\n" + table(results) + "\n\nWritten to benchmarks/README.md, results.json and speed.png.")
+    page.write(results)
+    print("\n" + page.table(results) + "\n\nWritten to benchmarks/README.md, results.json and speed.png.")
 
 
 if __name__ == "__main__":

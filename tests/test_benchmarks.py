@@ -1,11 +1,12 @@
-"""The benchmark of fidelity: what it measures on features whose answer is known. Speed is not tested."""
+"""The benchmarks: that they measure what they say, on inputs whose answer is known. Speed is not tested."""
 
 import pytest
 import torch
 from torch import nn
 
-from benchmarks import fidelity
-from benchmarks.__main__ import fidelity_table
+from benchmarks import fidelity, images, measures
+from benchmarks.page import fidelity_table, measures_table, rounded, short, span
+from lt_utils.denoisers import UNet
 from lt_utils.features import Encoded
 
 
@@ -56,3 +57,44 @@ def test_all_sides_are_measured_on_as_many_samples_and_the_table_tells_them(data
     lines = fidelity_table({"dim": 8, "samples": 20, "rows": rows})
     assert len(lines) == 6 and len({line.count("|") for line in lines}) == 1
     assert f"{rows[3]['frechet']:.3g}" in lines[-1] and "200 features" in lines[-1]
+
+
+def test_the_u_net_of_diffusers_has_exactly_as_many_parameters_as_ours():
+    ours, theirs = (
+        sum(weight.numel() for weight in images.NETWORKS[side]().parameters()) for side in ("ours", "diffusers")
+    )
+    assert ours == theirs == 35_797_507
+
+
+def test_the_loop_of_the_image_benchmark_trains_whatever_network_it_is_given():
+    model = UNet(3, images.CLASSES, 32, (1, 2), attention=(), blocks=1)
+    start = [weight.clone() for weight in model.parameters()]
+    seen = []
+    hook = model.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    for balanced in (False, True):
+        training = images.training(model, batch=2, precision="fp32", balanced=balanced)
+        assert [next(training), next(training)] == [2, 4]
+    hook.remove()
+    assert seen == [2, 2, 4, 4]  # class-balancing shows each image under two labels
+    assert any(not torch.equal(one, two) for one, two in zip(start, model.parameters(), strict=True))
+    done = images.sampling(model, batch=5, precision="fp32")
+    assert [next(done), next(done)] == [5 / 50, 10 / 50]
+
+
+@pytest.mark.parametrize("name", measures.IN_TORCHMETRICS)
+@pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance`")
+def test_torchmetrics_measures_the_same_as_ours(name):
+    torch.manual_seed(0)
+    real, generated = torch.randn(300, 12), torch.randn(300, 12) + 0.3
+    theirs = float(torch.as_tensor(measures.by_torchmetrics(name, 300, 12)(real, generated)).flatten()[0])
+    ours = measures.MEASURES[name][1](real, generated)
+    assert (ours if isinstance(ours, float) else ours[0]) == pytest.approx(theirs, rel=1e-4)
+
+
+def test_the_page_tells_measures_and_ratios():
+    ours, theirs = {"seconds": 1.26, "memory": 1234}, {"seconds": 20.0, "memory": 2000}
+    lines = measures_table([{"name": "A", "ours": ours, "torchmetrics": theirs}, {"name": "B", "ours": ours}], 10_000)
+    assert lines[2:] == ["| A | 1.3 s, 1,234 MB | 20.0 s, 2,000 MB |", "| B | 1.3 s, 1,234 MB |  |"]
+    assert "10,000 against 10,000" in lines[0]
+    assert (short(1.7123), short(1943.0), rounded(0.54261), rounded(785.2)) == ("1.71", "1,940", "0.543", "785")
+    assert span([2.0, 1.9, 1.95]) == "1.95 (1.90 to 2.00)"
