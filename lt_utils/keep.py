@@ -1,9 +1,9 @@
 """Keep a full-scale run as a reference: python -m lt_utils.keep RUN_FOLDER NAME "TITLE" [--by recipe method test].
 
 Writes notebooks/reference/NAME.json from the run's record.json. The rows stand as they are or, with --by, averaged
-over seeds: n, and the mean and standard deviation of every measure. Paired differences among the record's facts are kept
-as they are. Notebooks show it with tables.show_reference. The references of notebooks 07 and 08 come from
-config/ldmlr_controls.yaml:
+over seeds: n, and the mean and standard deviation of every measure. Of the record's facts the paired differences are
+kept as they are, and the classifiers trained on generated images (notebook 06) averaged over seeds. Notebooks show it with
+tables.show_reference. The references of notebooks 07 and 08 come from config/ldmlr_controls.yaml:
 
     python -m lt_utils.batch config/ldmlr_controls.yaml --jobs 2
     python -m lt_utils.keep RUN_FOLDER 07_latent_diffusion_cifar10 "TITLE"
@@ -27,7 +27,8 @@ SEPARATE = ("data", "imbalance", "seed")  # columns that are not measured
 def averaged(rows: Sequence[dict], by: Sequence[str]) -> list[dict]:
     """One row for each combination of the columns `by`: n, and mean and "<measure> std" of every number.
 
-    The deviation, n - 1 in its denominator, is left out for a single row. Values are rounded to two decimals.
+    The deviation, n - 1 in its denominator, is left out for a single row. Values are rounded to two decimals, those of a
+    measure that stays below 1, such as a kernel distance, to four.
     """
     names = dict.fromkeys(name for row in rows for name in row if name not in (*by, *SEPARATE))
     measures = [name for name in names if any(isinstance(row.get(name), int | float) for row in rows)]
@@ -35,8 +36,9 @@ def averaged(rows: Sequence[dict], by: Sequence[str]) -> list[dict]:
     for line in average(rows, by, measures):
         for name in [name for name in measures if name in line]:
             mean, std = line[name]
-            line[name] = round(mean, 2)
-            line |= {} if std != std else {f"{name} std": round(std, 2)}
+            digits = 4 if all(abs(row.get(name) or 0) < 1 for row in rows) else 2
+            line[name] = round(mean, digits)
+            line |= {} if std != std else {f"{name} std": round(std, digits)}
         result.append(line)
     return result
 
@@ -57,8 +59,10 @@ def keep(
     kept = {"title": title, "parameters": parameters, **{key: record[key] for key in FROM_RECORD if key in record}}
     path = (target or REPOSITORY / "notebooks" / "reference") / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    paired = {"paired": found} if (found := record.get("facts", {}).get("paired")) else {}
-    write_json(path, {**kept, "rows": rows, **paired, "note": note})
+    facts = record.get("facts", {})
+    more = {"paired": facts["paired"]} if facts.get("paired") else {}
+    more |= {"classifiers": averaged(facts["classifiers"], ["filled"])} if facts.get("classifiers") else {}
+    write_json(path, {**kept, "rows": rows, **more, "note": note})
     return path
 
 

@@ -280,11 +280,17 @@ def test_keeping_a_run_averages_seeds_and_drops_machine_paths(tmp_path):
 
     from lt_utils.keep import keep, main
 
-    rows = [{"method": "CE", "seed": s, "data": "toy", "accuracy": a} for s, a in enumerate((70.0, 72.0, 74.0))]
+    values = enumerate(zip((70.0, 72.0, 74.0), (0.0123, 0.0125, 0.0121), strict=True))
+    rows = [{"method": "CE", "seed": s, "data": "toy", "accuracy": a, "kd": k} for s, (a, k) in values]
+    useful = [{"filled": "nothing", "seed": s, "accuracy": a} for s, a in enumerate((50.0, 51.0))]
     record = {"parameters": {"ENCODER_FILE": "/some/where/enc.npz", "STEPS": 3}, "rows": rows, "device": "CPU"}
+    record["facts"] = {"classifiers": useful, "paired": []}
     (tmp_path / "record.json").write_text(json.dumps(record))
     stored = json.loads(keep(tmp_path, "08_x", "toy", by=["method"], target=tmp_path / "reference").read_text())
-    assert stored["rows"] == [{"method": "CE", "n": 3, "accuracy": 72.0, "accuracy std": 2.0}]
+    averaged = {"method": "CE", "n": 3, "accuracy": 72.0, "accuracy std": 2.0, "kd": 0.0123, "kd std": 0.0002}
+    assert stored["rows"] == [averaged]
+    assert stored["classifiers"] == [{"filled": "nothing", "n": 2, "accuracy": 50.5, "accuracy std": 0.71}]
+    assert "paired" not in stored
     assert stored["parameters"] == {"ENCODER_FILE": "enc.npz", "STEPS": 3}
     with pytest.raises(CourseError, match="no finished run"):
         keep(tmp_path / "nowhere", "08_x", "toy")
