@@ -18,12 +18,19 @@ def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("name", help="name of the data set; with --from any name you like")
-    add("--from", dest="source", type=Path, metavar="PATH", help="folder of images, .npz, or the original files")
+    add(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="PATH",
+        help="folder of images or lists, .npz, or the original files",
+    )
     add("--to", type=Path, metavar="FOLDER", help="where to put it (default: $LT_DATA, else the repository's data/)")
-    add("--size", type=int, metavar="N", help="make images N x N (folders of images only)")
+    add("--size", type=int, metavar="N", help="make images N x N (folders of images or lists only)")
     add("--test-fraction", type=float, metavar="F", help=f"test share if none is given (default {TEST_FRACTION})")
     add("--seed", type=int, default=0, help="which images become the test set (default 0)")
     add("--skip-bad", action="store_true", help="go on without files that are not readable images")
+    add("--generated", action="store_true", help="mini-ImageNet-LT only: add the generated images of gentrain.csv")
     add("--again", action="store_true", help="make it anew although it is there")
     options = parser.parse_args(arguments)
     if options.size is not None and options.size < 1:
@@ -35,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0; 2 for a user's mistake, told in one sentence; 130 for Ctrl-C."""
     options = read_arguments(arguments)
     source = None if options.source is None else str(options.source.resolve())
-    request = Request(source, options.size, options.test_fraction, options.seed, options.skip_bad)
+    request = Request(source, options.size, options.test_fraction, options.seed, options.skip_bad, options.generated)
     try:
         prepare(options.name, request, options.to, options.again)
     except (CourseError, OSError) as error:  # OSError: a source that may not be read, and the like

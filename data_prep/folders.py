@@ -7,7 +7,7 @@ Two layouts are read:
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -96,30 +96,40 @@ def _decode_all(files: Sequence[Path], size: int | None, keep_going: bool) -> tu
     images: list[np.ndarray | None] = []
     bad: list[str] = []
     first: tuple[Path, np.ndarray] | None = None
+    for file, image in zip(files, decoded(files, size), strict=True):
+        if isinstance(image, str):
+            bad.append(f"{file} ({image})")
+            images.append(None)
+            continue
+        first = first or (file, image)
+        _check_size(first, (file, image))
+        images.append(image)
+    check_bad(bad, len(files), keep_going)
+    return images, bad
+
+
+def decoded(files: Sequence[Path], size: int | None) -> Iterator[np.ndarray | str]:
+    """What `decode` says of each file, in their order; several at once, and now and then a line on how far it is."""
     start = told = time.monotonic()
     with ThreadPoolExecutor() as threads:
         for block in range(0, len(files), BLOCK):
             some = files[block : block + BLOCK]
-            for file, image in zip(some, threads.map(lambda f: decode(f, size), some), strict=True):
-                if isinstance(image, str):
-                    bad.append(f"{file} ({image})")
-                    images.append(None)
-                    continue
-                first = first or (file, image)
-                _check_size(first, (file, image))
-                images.append(image)
+            for done, image in enumerate(threads.map(lambda f: decode(f, size), some), start=block + 1):
+                yield image
                 now = time.monotonic()
                 if now - told > SECONDS_BETWEEN_LINES:
-                    done, told = len(images), now
-                    rate = done / (now - start)
+                    told, rate = now, done / (now - start)
                     left = (len(files) - done) / rate
                     print(f"  {done:,} of {len(files):,} images · {rate:,.0f}/s · {left:,.0f} s left", flush=True)
+
+
+def check_bad(bad: Sequence[str], files: int, keep_going: bool) -> None:
+    """CourseError if some of so many files could not be read, unless it shall go on without them."""
     if bad and not keep_going:
         raise CourseError(
-            f"{len(bad)} of {len(files):,} files are not readable 8-bit images: {_first(bad)}. Mend or remove them, "
+            f"{len(bad)} of {files:,} files are not readable 8-bit images: {_first(bad)}. Mend or remove them, "
             "or add --skip-bad to go on without them."
         )
-    return images, bad
 
 
 def _check_size(first: tuple[Path, np.ndarray], other: tuple[Path, np.ndarray]) -> None:

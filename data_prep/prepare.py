@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import arrays, folders, originals
+from data_prep import arrays, folders, lists, originals
 from lt_utils import datafiles
 from lt_utils.datasets import BUNDLED, data_folder
 from lt_utils.errors import CourseError
@@ -24,6 +24,7 @@ class Request:
     test_fraction: float | None = None
     seed: int = 0
     skip_bad: bool = False
+    generated: bool = False
 
 
 def prepare(name: str, request: Request, to: Path | None = None, again: bool = False) -> Path:
@@ -60,7 +61,8 @@ def _verify(path: Path, request: Request) -> None:
     record = datafiles.check_file(path, thorough=True)
     if record is None:
         raise CourseError(f"{path} is there, without a record of where it came from: --again replaces it.")
-    if request.source is not None and record.get("request") != asdict(request):
+    made_as = {**asdict(Request()), **record.get("request", {})}  # an option that came later had its default
+    if request.source is not None and made_as != asdict(request):
         raise CourseError(
             f"{path} is there, made from another source or with other options (see {path.stem}.json): "
             "choose another name, or add --again to replace it."
@@ -76,8 +78,10 @@ def _read(name: str, request: Request, downloads: Path) -> tuple[dict[str, np.nd
     if path is not None and not originals.holds(name, path):
         return _read_own(name, request, path)
 
-    if request.size or request.skip_bad or request.test_fraction is not None:
-        raise CourseError(f"--size, --skip-bad and --test-fraction do not apply to the original files of {name}.")
+    if request.size or request.skip_bad or request.generated or request.test_fraction is not None:
+        raise CourseError(
+            f"--size, --skip-bad, --test-fraction and --generated do not apply to the original files of {name}."
+        )
     if path is None:
         originals.fetch(name, downloads)
     print(f"{name}: reading {path or downloads}", flush=True)
@@ -86,7 +90,7 @@ def _read(name: str, request: Request, downloads: Path) -> tuple[dict[str, np.nd
 
 
 def _read_own(name: str, request: Request, path: Path) -> tuple[dict[str, np.ndarray], dict[str, object]]:
-    """The same for a folder of images or an .npz, whatever they show."""
+    """The same for a folder of images, a folder with lists of them or an .npz, whatever they show."""
     fraction = TEST_FRACTION if request.test_fraction is None else request.test_fraction
     if not 0 < fraction < 1:
         raise CourseError(f"--test-fraction is a share between 0 and 1, not {fraction:g}.")
@@ -97,11 +101,17 @@ def _read_own(name: str, request: Request, path: Path) -> tuple[dict[str, np.nda
         facts = {"source": source, "licence": original.licence}
     print(f"{name}: reading {path}", flush=True)
 
-    if path.is_dir():
+    bad: list[str] = []
+    if lists.training_list(path):
+        found, bad, told = lists.read(path, request.size, request.skip_bad, request.generated)
+        if name in lists.SOURCES:
+            facts = {"source": lists.SOURCES[name], "licence": "see the source; do not pass the images on"}
+        facts |= told
+        print(f"{name}: {'; '.join(map(str, told.values()))}")
+    elif request.generated:
+        raise CourseError(f"--generated is for a folder with train.csv and {lists.GENERATED}, which {path} is not.")
+    elif path.is_dir():
         found, bad = folders.read(path, request.size, request.skip_bad)
-        if bad:
-            facts["left_out"] = bad
-            print(f"{name}: {len(bad)} unreadable files are left out (named in the record), the first: {bad[0]}")
     elif path.suffix != ".npz":
         raise CourseError(
             f"{path} is no source for {name}: give a folder with one folder of images for each class, an .npz, "
@@ -111,6 +121,9 @@ def _read_own(name: str, request: Request, path: Path) -> tuple[dict[str, np.nda
         raise CourseError(f"--size and --skip-bad are for folders of images, which {path} is not.")
     else:
         found = arrays.read(path)
+    if bad:
+        facts["left_out"] = bad
+        print(f"{name}: {len(bad)} unreadable files are left out (named in the record), the first: {bad[0]}")
 
     if "x_test" not in found:
         facts["test_set"] = f"{fraction:.0%} of each class, drawn with seed {request.seed}"

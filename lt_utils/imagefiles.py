@@ -5,10 +5,11 @@ Places-LT and iNaturalist are passed on:
 
     train/n01440764/n01440764_10026.JPEG 0
 
-Blank lines and lines that begin with # are passed over.
+Blank lines and lines that begin with # are passed over. `imagelists` reads lists in other forms, .csv and .json.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +25,16 @@ SHOWN = 3  # missing files that a refusal names
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageFiles:
-    """Images in files: `paths` below `root`, and `labels` int64 [N] in 0 .. classes - 1."""
+    """Images in files: `paths` below `root`, and `labels` int64 [N] in 0 .. classes - 1.
+
+    names: those of the classes, as far as the list says them; else empty.
+    """
 
     root: Path
     paths: tuple[str, ...]
     labels: Tensor
     classes: int
+    names: tuple[str, ...] = ()
 
     @property
     def counts(self) -> list[int]:
@@ -61,10 +66,30 @@ def read_list(list_file: str | Path, root: str | Path, classes: int | None = Non
     listed, labels = _read_lines(Path(list_file), classes)
     if classes is None:
         classes = max(labels) + 1
-        if absent := sorted(set(range(classes)) - set(labels)):
-            raise CourseError(
-                f"{list_file} has no image of class {absent[0]}: labels must be 0 .. C-1, each with an image."
-            )
+        check_classes(list_file, labels, classes)
+    return find_images(list_file, root, listed, labels, classes)
+
+
+def check_classes(list_file: str | Path, labels: Sequence[int], classes: int) -> None:
+    """CourseError unless every class 0 .. classes - 1 has an image, as in a training list."""
+    if absent := sorted(set(range(classes)) - set(labels)):
+        raise CourseError(
+            f"{list_file} has no image of class {absent[0]}: labels must be 0 .. C-1, each with an image."
+        )
+
+
+def find_images(
+    list_file: str | Path,
+    root: str | Path,
+    listed: Sequence[str],
+    labels: Sequence[int],
+    classes: int,
+    names: Sequence[str] = (),
+) -> ImageFiles:
+    """The images that a list of any form names, found below `root` as `read_list` says; the same refusal of missing ones.
+
+    listed: their paths, with "/" between folders, [N]; labels [N].
+    """
     found = _find(listed, str(root))
     if missing := [path for path, there in zip(listed, found, strict=True) if there is None]:
         raise CourseError(
@@ -72,7 +97,7 @@ def read_list(list_file: str | Path, root: str | Path, classes: int | None = Non
             f"{', '.join(missing[:SHOWN])}{' ...' if len(missing) > SHOWN else ''}; give the folder that its paths "
             "start from, or fetch the missing files."
         )
-    return ImageFiles(Path(root), tuple(found), torch.tensor(labels), classes)
+    return ImageFiles(Path(root), tuple(found), torch.tensor(labels), classes, tuple(names))
 
 
 def _read_lines(list_file: Path, classes: int | None) -> tuple[list[str], list[int]]:
@@ -100,7 +125,7 @@ def _read_lines(list_file: Path, classes: int | None) -> tuple[list[str], list[i
     return paths, labels
 
 
-def _find(listed: list[str], root: str) -> list[str | None]:
+def _find(listed: Sequence[str], root: str) -> list[str | None]:
     """For each listed path where its file lies below root, or None; all in the one layout that finds the most.
 
     Folders are listed once each: asking for every file by itself would take minutes on a network drive.

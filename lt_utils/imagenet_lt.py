@@ -3,7 +3,8 @@
     python -m lt_utils.imagenet_lt config/imagenet_lt.yaml [train] [encode] [retrain]
 
 Without a stage all three run. What is finished is passed over and a training that was stopped goes on, so the same
-command can be given again. For each method and seed there is a run folder, <runs>/imagenet_lt/<method>-seed<seed>:
+command can be given again. For each method and seed there is a run folder, <runs>/imagenet_lt/<method>-seed<seed>
+(`name:` in the configuration is that of another data set, for its rows and its folder):
 
     checkpoints/encoder.safetensors   ResNet-10 after the last epoch
     features.safetensors              features [N, 512] and labels of all training and test images, and the head
@@ -19,13 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lt_utils import checkpoints, datasets, parameters, runs
+from lt_utils import checkpoints, datasets, imagelists, parameters, runs
 from lt_utils.augment import unit
 from lt_utils.errors import CourseError, choose
 from lt_utils.feature_diffusion import train_feature_diffusion
 from lt_utils.features import Encoded
 from lt_utils.heads import build_head
-from lt_utils.imagefiles import ImageFiles, read_list
+from lt_utils.imagefiles import ImageFiles
 from lt_utils.imagenet_encoders import ResNet10
 from lt_utils.imagestream import Stream, TestBatches, TrainingBatches, prefetched
 from lt_utils.longtail import group_indices
@@ -42,14 +43,15 @@ LIST = {"list": "ImageNet_LT_train.txt", "root": "imagenet"}
 METHOD = {"head": "linear", "epochs": 90, "batch": 128, "rate": 0.2, "decay": 5e-4}
 GENERATOR = {"steps": 20000, "width": 512, "blocks": 4, "batch": 1024}
 RETRAINING = {"ratio": 0.2, "group": "few", "epochs": 400}
-SETTINGS = {"train": LIST, "test": LIST, "size": 224, "workers": None, "seeds": [0], "methods": {"CE": METHOD}}
-SETTINGS |= {"generator": GENERATOR, "retraining": RETRAINING}
+SETTINGS = {"name": "imagenet-lt", "train": LIST, "test": LIST, "size": 224, "workers": None, "seeds": [0]}
+SETTINGS |= {"methods": {"CE": METHOD}, "generator": GENERATOR, "retraining": RETRAINING}
 
 
 def read_settings(path: str | Path) -> dict:
     """The content of config/imagenet_lt.yaml. CourseError for a key that is missing, unknown or of the wrong kind."""
-    settings = read_yaml(Path(path))
-    name = Path(path).name
+    settings, name = read_yaml(Path(path)), Path(path).name
+    if isinstance(settings, dict):
+        settings.setdefault("name", SETTINGS["name"])
     _check(settings, SETTINGS, name)
     for part in ("train", "test", "generator", "retraining"):
         _check(settings[part], SETTINGS[part], f"{name}, {part}")
@@ -68,10 +70,9 @@ def _check(values: object, known: dict, where: str) -> None:
 
 def read_lists(settings: dict) -> tuple[ImageFiles, ImageFiles]:
     """The training and the test images that the settings name; relative paths start from the data folder."""
-    folder = datasets.data_folder()
-    train_files, test_files = settings["train"], settings["test"]
-    first = read_list(folder / train_files["list"], folder / train_files["root"])
-    return first, read_list(folder / test_files["list"], folder / test_files["root"], first.classes)
+    folder, train_files, test_files = datasets.data_folder(), settings["train"], settings["test"]
+    first = imagelists.read(folder / train_files["list"], folder / train_files["root"])
+    return first, imagelists.read(folder / test_files["list"], folder / test_files["root"], first)
 
 
 # -------------------------------------------------------------------------------------------------------------- encoder
@@ -158,7 +159,7 @@ def generation_amounts(counts: list[int], ratio: float, group: str = "few") -> l
 
 def retrained_rows(encoded: Encoded, method: str, seed: int, settings: dict, run: runs.Run) -> list[dict]:
     """Rows for the record: the encoder with its own head, then with the head retrained on features of every source."""
-    same = {"data": "imagenet-lt", "imbalance": round(max(encoded.counts) / min(encoded.counts)), "seed": seed}
+    same = {"data": settings["name"], "imbalance": round(max(encoded.counts) / min(encoded.counts)), "seed": seed}
     names = {"plain": method, "label shift": "Label shift" if method == "CE" else f"{method} + label shift"}
     rows = [
         {"method": names[test], **same, "encoder": method, "recipe": "-", "test": test, **values}
@@ -193,8 +194,8 @@ def run_all(settings: dict, stages: tuple[str, ...] = STAGES) -> None:
     for method, recipe in settings["methods"].items():
         for seed in settings["seeds"]:
             data = {key: settings[key] for key in ("train", "test", "size")}
-            decides = {"DATASET": "imagenet-lt", "METHOD": method, "SEED": seed, **recipe, **data}
-            folder = runs.root() / "imagenet_lt" / f"{method}-seed{seed}".lower()
+            decides = {"DATASET": settings["name"], "METHOD": method, "SEED": seed, **recipe, **data}
+            folder = runs.root() / settings["name"].replace("-", "_") / f"{method}-seed{seed}".lower()
             runs.claim(folder, "imagenet_lt", decides)
             later = {key: settings[key] for key in ("generator", "retraining")}
             run = runs.Run(folder, "imagenet_lt", {**decides, **later})
