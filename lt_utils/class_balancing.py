@@ -7,7 +7,8 @@ e = eps(x_t, t, y), e' = eps(x_t, t, y'), the weight w = tau t / T and stop-grad
     L = mean (e - eps)^2 + mean w (e - sg e')^2 + 1/4 mean w (sg e - e')^2
         noise              regular                    commitment
 
-It lends what the head has learned to the tail. The program published for TDFA ("LTDM") is this same objective.
+It lends what the head has learned to the tail. As far as its README shows, the program named in TDFA's README ("LTDM")
+is this same objective.
 """
 
 import copy

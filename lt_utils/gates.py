@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 
+from .claims import rows_with_numbers, unmarked
 from .parameters import assignments
 
 LINES = 40  # of a code cell, at most
@@ -198,6 +199,14 @@ def forbidden(notebook: dict) -> Iterator[str]:
                 yield f"cell {number}: {why}"
 
 
+def claims(notebook: dict) -> Iterator[str]:
+    """What is said of TDFA is marked as what its README shows or as a reconstruction, and no number is called its own."""
+    for number, cell in enumerate(notebook["cells"], start=1):
+        said = unmarked("".join(cell["source"])) if cell["cell_type"] == "markdown" else []
+        for text in said + [row for output in cell.get("outputs", []) for row in rows_with_numbers(_text(output))]:
+            yield f"cell {number}: of TDFA only its README is known; say so, or call it a reconstruction ({text!r})"
+
+
 GATES: tuple[Gate, ...] = (
     executed,
     clean_outputs,
@@ -211,6 +220,7 @@ GATES: tuple[Gate, ...] = (
     figures,
     small,
     forbidden,
+    claims,
 )
 
 

@@ -9,7 +9,8 @@ import sys
 import nbformat
 import pytest
 
-from lt_utils import gates, refresh
+from lt_utils import claims, gates, refresh
+from lt_utils.parameters import REPOSITORY
 
 PICTURE = {"image/png": "iVBORw0KGgo=", "text/plain": "<Figure size 640x480 with 1 Axes>"}
 
@@ -115,6 +116,13 @@ BAD = {
     "forbidden: cell 3: an installation": lambda cells: cells[IMPORT].update(source="%pip install torch"),
     "forbidden: cell 3: rcParams": lambda cells: cells[IMPORT].update(source="plt.rcParams['font.size'] = 3"),
     "forbidden: cell 3: a numbered GPU": lambda cells: cells[IMPORT].update(source="device = 'cuda:0'"),
+    "claims: cell 4: .*[(]'TDFA moves": lambda cells: cells[3].update(
+        source="## Two\n\nTDFA moves features.\n\nIts README is short."
+    ),
+    "claims: cell 4: .*[(]'[|] TDFA [|] 47": lambda cells: cells[3].update(
+        source="## Two\n\nOf the README:\n\n| README | % |\n|---|---|\n| TDFA | 47.1 |"
+    ),
+    "claims: cell 5: .*[(]'TDFA  47": lambda cells: cells[CHECK]["outputs"].append(says("CE    38.2\nTDFA  47.1\n")),
 }
 
 
@@ -129,6 +137,58 @@ def test_a_bad_notebook_is_refused(good, sentence):
 
 def test_every_gate_is_seen_to_refuse():
     assert {sentence.split(":")[0] for sentence in BAD} == {gate.__name__ for gate in gates.GATES}
+
+
+def test_what_is_marked_may_be_said_of_tdfa(good):
+    good["cells"][3]["source"] = (
+        "## Two\n\nThis is our reconstruction, not TDFA's method.\n\nThe README of TDFA\nnames four data sets.\n\n"
+        "| method | % |\n|---|---|\n| our reconstruction of TDFA | 41.0 |\n| TDFA (README) | none is known |"
+    )
+    good["cells"][CHECK]["outputs"].append(says("TDFA: a reconstruction 41.0\nno TDFA number: 0\n"))
+    assert refused(good) == []
+
+
+TEXTS = [path for pattern in ("*.md", "*/*.md", "config/*.yaml") for path in sorted(REPOSITORY.glob(pattern))]
+CODE = [
+    path for folder in ("lt_utils", "data_prep", "benchmarks") for path in sorted((REPOSITORY / folder).glob("*.py"))
+]
+EXERCISES = [path for folder in ("exercises", "solutions") for path in sorted((REPOSITORY / folder).glob("**/*.ipynb"))]
+STORED = sorted((REPOSITORY / "notebooks" / "reference").glob("*.json"))
+
+
+def test_the_courses_own_texts_mark_what_they_say_of_tdfa():
+    said = {str(path.relative_to(REPOSITORY)): claims.unmarked(path.read_text(encoding="utf-8")) for path in TEXTS}
+    for path in CODE:
+        said[str(path.relative_to(REPOSITORY))] = [
+            u for text in claims.docstrings(path.read_text(encoding="utf-8")) for u in claims.unmarked(text)
+        ]
+    for path in EXERCISES:
+        said[str(path.relative_to(REPOSITORY))] = list(gates.claims(json.loads(path.read_text(encoding="utf-8"))))
+    assert {"README.md", "data_prep/README.md", "CHANGELOG.md", "lt_utils/class_balancing.py"} <= said.keys()
+    assert {name: found for name, found in said.items() if found} == {}
+
+
+def test_an_unmarked_sentence_in_a_docstring_is_seen():
+    source = (REPOSITORY / "lt_utils" / "class_balancing.py").read_text(encoding="utf-8")
+    changed = source.replace("README", "paper")
+    assert changed != source
+    assert any(claims.unmarked(text) for text in claims.docstrings(changed))
+    inner = 'def f():\n    """A head.\n\n    As TDFA does.\n    """\n'
+    assert [claims.unmarked(text) for text in claims.docstrings(inner)] == [[], ["As TDFA does."]]
+
+
+def test_no_stored_number_is_called_tdfas():
+    assert "published_ldmlr.json" in {path.name for path in STORED}
+    for path in STORED:
+        assert claims.named_rows(json.loads(path.read_text(encoding="utf-8")).get("rows", [])) == [], path.name
+    rows = [
+        {"method": "CE", "accuracy": 38.2},
+        {"method": "TDFA", "data": "cifar100", "accuracy": 47.1},
+        {"method": "CE + TDFA", "accuracy": 47},
+        {"method": "TDFA", "note": "no number is known"},
+        {"method": "Translation", "note": "our reconstruction of TDFA", "accuracy": 41.0},
+    ]
+    assert claims.named_rows(rows) == rows[1:3]
 
 
 def test_the_command_line(good, tmp_path, capsys):

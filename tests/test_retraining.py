@@ -312,6 +312,22 @@ def test_translated_features_carry_the_spread_of_larger_classes_around_the_own_m
     assert 0.3 < (at < 300).double().mean() < 0.7
 
 
+def test_every_feature_of_a_head_class_displaced_once_gives_its_covariance_around_the_tails_mean():
+    """f' = mean_tail + (f - mean_head) over all f of the head: exactly the tail's mean and the head's covariance."""
+    generator = torch.Generator().manual_seed(4)
+    head = 3 + torch.randn(30, 5, generator=generator, dtype=torch.float64) @ torch.diag(torch.arange(1.0, 6).double())
+    tail = torch.randn(4, 5, generator=generator, dtype=torch.float64) - 2
+    labels = torch.tensor([0] * 30 + [1] * 4)
+    added, added_labels = translated(torch.cat([head, tail]), labels, [0, 2000], seed=0)
+    centre, own = tail.mean(0), head - head.mean(0)
+    distance, donor = torch.cdist(added - centre, own, compute_mode="donot_use_mm_for_euclid_dist").min(1)
+    assert (added_labels == 1).all() and distance.max() < 1e-6
+    first = torch.stack([added[donor == i][0] for i in range(30)])  # 2,000 draws have every donor; each is taken once
+    torch.testing.assert_close(first.mean(0), centre, atol=1e-6, rtol=0)
+    torch.testing.assert_close(first.T.cov(), head.T.cov(), atol=1e-5, rtol=0)
+    assert not torch.allclose(first.T.cov(), tail.T.cov(), atol=1)
+
+
 def test_the_largest_class_lends_to_itself(blobs):
     added, _ = translated(blobs.train, blobs.train_labels, [50, 0, 0], seed=0)
     own = blobs.train[blobs.train_labels == 0]
