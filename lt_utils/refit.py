@@ -89,8 +89,12 @@ def fit_head(
     choose("kind of head", kind, ("linear", "cosine"))
     classes, n, rounds = encoded.classes, len(views.labels), len(views.features)
     added_features, added_labels = added if added is not None else (views.features[0, :0], views.labels[:0])
-    pool = [views.features.flatten(0, 1), added_features]
-    scale = Standardiser.fit(torch.cat(pool))
+    # All that a step can draw, in one row: every view of image 0 .. N-1, view after view, then the added features.
+    pool = torch.cat([views.features.flatten(0, 1), added_features])
+    first = torch.cat([views.labels.repeat(rounds), added_labels])
+    second = torch.cat([views.partner_labels.flatten(), added_labels])
+    part_of_first = torch.cat([views.share.flatten(), torch.ones_like(added_labels, dtype=views.share.dtype)])
+    scale = Standardiser.fit(pool)
     prior = log_prior(encoded.counts, views.features.device)
     torch.manual_seed(seed)
     if kind == "linear":
@@ -101,16 +105,9 @@ def fit_head(
     start = [parameter.detach().clone() for parameter in head.parameters()] if anchor else []
 
     def loss(head: nn.Module, index: Tensor) -> Tensor:
-        real = index < n
-        image = torch.where(real, index, 0)
         view = torch.randint(rounds, index.shape, device=index.device)
-        features, labels = views.features[view, image], views.labels[image]
-        partner, share = views.partner_labels[view, image], views.share[view, image]
-        if len(added_labels):
-            other = torch.where(real, 0, index - n)
-            features = torch.where(real[:, None], features, added_features[other])
-            labels = torch.where(real, labels, added_labels[other])
-            partner, share = torch.where(real, partner, labels), torch.where(real, share, 1.0)
+        place = torch.where(index < n, view * n + index, index + (rounds - 1) * n)
+        features, labels, partner, share = (values[place] for values in (pool, first, second, part_of_first))
         goal = share[:, None] * F.one_hot(labels, classes) + (1 - share[:, None]) * F.one_hot(partner, classes)
         if mixup:
             weight = torch.distributions.Beta(mixup, mixup).sample(index.shape).to(features.device)[:, None]

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -115,8 +116,23 @@ def step_now(seed: int) -> int:
 def batch_of(k: int, n: int, batch: int, seed: int) -> Tensor:
     """Indices [<= batch] of step k (0-based): each epoch permutes 0 .. n-1 anew, and its last batch may be short."""
     epoch, place = divmod(k, math.ceil(n / batch))
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(step_seed(seed, epoch)))
-    return order[place * batch : (place + 1) * batch]
+    return _shuffled(n, step_seed(seed, epoch))[place * batch : (place + 1) * batch]
+
+
+@lru_cache(maxsize=4)  # one epoch of each training that is under way, not one permutation a step
+def _shuffled(n: int, seed: int) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+
+
+def _seed_step(where: torch.device, seed: int) -> None:
+    """What torch.manual_seed does for the CPU and the device of the training.
+
+    For each other kind of device, torch.manual_seed notes where it was called from: milliseconds a step in a notebook.
+    """
+    torch.default_generator.manual_seed(seed)
+    if where.type != "cpu":
+        module = torch.get_device_module(where)
+        getattr(module, "manual_seed_all", module.manual_seed)(seed)
 
 
 def images_after(k: int, n: int, batch: int) -> int:
@@ -212,7 +228,7 @@ def train(
     model.train()
     for k in range(start, steps):
         with FinishStep() as ctrl_c:
-            torch.manual_seed(step_seed(seed, k))
+            _seed_step(where, step_seed(seed, k))
             index = batch_of(k, n, batch, seed).to(where)
             for group, rate in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = rate * lr(k, steps)
