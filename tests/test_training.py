@@ -123,6 +123,23 @@ def test_what_the_caller_draws_changes_nothing():
     assert same(disturbed, Training().go())
 
 
+def test_each_step_draws_as_after_manual_seed_without_asking_other_devices(monkeypatch):
+    drawn, model = [], Net()
+
+    def loss(model, index):
+        drawn.append(torch.rand(3))
+        return net_loss(model, index)
+
+    asked = []
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: asked.append(seed))
+    list(train(model, loss, n=N, steps=STEPS, batch=BATCH, optimizer=OPTIMISERS["plain"](model.parameters()), seed=5))
+    monkeypatch.undo()
+    assert not asked
+    for k, values in enumerate(drawn):
+        torch.manual_seed(training.step_seed(5, k))
+        assert torch.equal(values, torch.rand(3))
+
+
 def test_a_checkpoint_changes_nothing(path):
     assert same(Training(checkpoint=path, save_every=0).go(), Training().go())
 
