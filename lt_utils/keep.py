@@ -18,7 +18,7 @@ from pathlib import Path
 from lt_utils.errors import CourseError
 from lt_utils.files import read_json, write_json
 from lt_utils.parameters import REPOSITORY
-from lt_utils.tables import average
+from lt_utils.tables import average, reference
 
 FROM_RECORD = ("versions", "commit", "dirty", "device", "threads", "seconds", "finished")
 SEPARATE = ("data", "imbalance", "seed")  # columns that are not measured
@@ -43,8 +43,21 @@ def averaged(rows: Sequence[dict], by: Sequence[str]) -> list[dict]:
     return result
 
 
+def beside_published(rows: Sequence[dict]) -> list[dict]:
+    """The rows, each with the number that LDMLR published for its method, data set and imbalance factor, or None."""
+    theirs = reference("published_ldmlr")[0]["rows"]
+    values = {(row["method"], row["data"], row["imbalance"]): row["accuracy"] for row in theirs}
+    return [row | {"published": values.get((row["method"], row["data"], row["imbalance"]))} for row in rows]
+
+
 def keep(
-    folder: Path, name: str, title: str, note: str = "", by: Sequence[str] = (), target: Path | None = None
+    folder: Path,
+    name: str,
+    title: str,
+    note: str = "",
+    by: Sequence[str] = (),
+    target: Path | None = None,
+    published: bool = False,
 ) -> Path:
     """Write the reference and return its path. CourseError if the folder holds no finished run."""
     record = read_json(Path(folder) / "record.json")
@@ -56,10 +69,13 @@ def keep(
         for key, value in record["parameters"].items()
     }
     rows = averaged(record["rows"], by) if by else record["rows"]
+    facts = record.get("facts", {})
+    if size := facts.get("parameters_of_encoder"):
+        rows = [row | {"parameters": size} for row in rows]
+    rows = beside_published(rows) if published else rows
     kept = {"title": title, "parameters": parameters, **{key: record[key] for key in FROM_RECORD if key in record}}
     path = (target or REPOSITORY / "notebooks" / "reference") / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    facts = record.get("facts", {})
     more = {"paired": facts["paired"]} if facts.get("paired") else {}
     more |= {"classifiers": averaged(facts["classifiers"], ["filled"])} if facts.get("classifiers") else {}
     write_json(path, {**kept, "rows": rows, **more, "note": note})
@@ -74,9 +90,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("title", help="data, encoder, seeds: one line")
     parser.add_argument("--note", default="", help="what a reader has to know")
     parser.add_argument("--by", nargs="*", default=(), help="columns to average over seeds by")
+    parser.add_argument("--published", action="store_true", help="beside each row LDMLR's number, for encoders")
     chosen = parser.parse_args(arguments)
     try:
-        path = keep(chosen.folder, chosen.name, chosen.title, chosen.note, chosen.by)
+        path = keep(chosen.folder, chosen.name, chosen.title, chosen.note, chosen.by, published=chosen.published)
     except CourseError as error:
         print(error, file=sys.stderr)
         return 2

@@ -291,6 +291,13 @@ def test_keeping_a_run_averages_seeds_and_drops_machine_paths(tmp_path):
     assert stored["rows"] == [averaged]
     assert stored["classifiers"] == [{"filled": "nothing", "n": 2, "accuracy": 50.5, "accuracy std": 0.71}]
     assert "paired" not in stored
+    del record["facts"]["classifiers"], record["facts"]["paired"]
+    record["facts"]["parameters_of_encoder"] = 464154
+    record["rows"] = [{"method": m, "data": "cifar10", "imbalance": 100, "accuracy": 70.0} for m in ("CE", "Ours")]
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    stored = json.loads(keep(tmp_path, "03_x", "toy", target=tmp_path / "reference", published=True).read_text())
+    assert [row["published"] for row in stored["rows"]] == [72.46, None]
+    assert {row["parameters"] for row in stored["rows"]} == {464154}
     assert stored["parameters"] == {"ENCODER_FILE": "enc.npz", "STEPS": 3}
     with pytest.raises(CourseError, match="no finished run"):
         keep(tmp_path / "nowhere", "08_x", "toy")
