@@ -60,6 +60,11 @@ def ladder(
             axes.text(
                 0.01, place, "← " + ", ".join(below), transform=axes.get_yaxis_transform(), va="center", fontsize=8
             )
+    kinds = dict.fromkeys(name for _, values in rungs for name in values)
+    if len(kinds) > 1:
+        handles = [plt.Line2D([], [], marker="o", ls="", ms=8, color=VIEW_COLOURS[name], alpha=0.9) for name in kinds]
+        names = ["several, or none" if name == "-" else f"{name} views" for name in kinds]
+        axes.legend(handles, names, loc="best", fontsize=8)
     for name, value in lines.items():
         axes.axvline(value, color="black", lw=1, ls="--")
         axes.annotate(name, (value, len(rungs) - 0.45), ha="center", va="bottom", fontsize=8, annotation_clip=False)

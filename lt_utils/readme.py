@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lt_utils.errors import CourseError
 from lt_utils.files import read_json, write_json
+from lt_utils.image_results import stored_tables
 from lt_utils.parameters import REPOSITORY
 from lt_utils.tables import MEASURES, average, markdown, reference_markdown, side_by_side
 
@@ -156,7 +157,9 @@ def text_from_records(readme: str) -> str:
     runs = official_runs()
     readme = fill(readme, "official retraining", retraining_table(runs))
     readme = fill(readme, "official ladder", ladder_table(runs))
-    return fill(readme, "official helped", helped_table(runs))
+    readme = fill(readme, "official helped", helped_table(runs))
+    images = read_json(REPOSITORY / "notebooks" / "reference" / "06_class_balancing_diffusion_laptop.json")
+    return fill(readme, "generated images", stored_tables(images))
 
 
 def main() -> int:
