@@ -154,6 +154,8 @@ def text_from_records(readme: str) -> str:
     readme = fill(readme, "quick results", quick_table(summary))
     encoders = reference_markdown("03_encoders_official", ["data", "method", *MEASURES, "published"])
     readme = fill(readme, "official encoders", encoders)
+    own = reference_markdown("03_encoders_own", ["data", "method", *MEASURES, "published"])
+    readme = fill(readme, "own encoders", own)
     runs = official_runs()
     readme = fill(readme, "official retraining", retraining_table(runs))
     readme = fill(readme, "official ladder", ladder_table(runs))
