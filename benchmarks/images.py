@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from benchmarks.latent import rate
-from benchmarks.measure import report
+from benchmarks.measure import rate, report
 from lt_utils.class_balancing import class_balancing_loss, label_prior
 from lt_utils.diffusion import ddim, guided, linear_schedule
 from lt_utils.longtail import class_counts

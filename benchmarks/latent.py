@@ -8,11 +8,10 @@ ancestral chain of the peer takes minutes, so its speed is that of its steps, di
 """
 
 import argparse
-import time
 
 import torch
 
-from benchmarks.measure import report
+from benchmarks.measure import rate, report
 from lt_utils.denoisers import ResidualMLP
 from lt_utils.diffusion import cosine_schedule, ddim, diffusion_loss, guided
 from lt_utils.training import EMA, train
@@ -78,18 +77,6 @@ def peer(task: str, seconds: float) -> float:
             yield number * batch / 1000  # features finished, at 1000 steps a feature
 
     return rate(ancestral_steps(), seconds, warm_up=1)
-
-
-def rate(done, seconds: float, warm_up: int = 5) -> float:
-    """Features per second from an iterator that counts them, measured for `seconds` after `warm_up` items."""
-    start = None
-    for number, count in enumerate(done):
-        now = time.perf_counter()
-        if number == warm_up:
-            start = (count, now)
-        elif start and now - start[1] > seconds:
-            return (count - start[0]) / (now - start[1])
-    raise RuntimeError("the iterator ended before the measurement")
 
 
 def main() -> None:

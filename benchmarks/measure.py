@@ -5,6 +5,8 @@ import os
 import resource
 import subprocess
 import sys
+import time
+from collections.abc import Iterable
 from contextlib import contextmanager
 
 
@@ -12,6 +14,18 @@ def report(facts: dict) -> None:
     """Print what was measured, with the peak resident memory of this process in MB, as one line of JSON."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     print(json.dumps({**facts, "memory": round(peak)}))
+
+
+def rate(done: Iterable[float], seconds: float, warm_up: int = 5) -> float:
+    """Items per second from an iterator that counts them, measured for `seconds` after `warm_up` items."""
+    start = None
+    for number, count in enumerate(done):
+        now = time.perf_counter()
+        if number == warm_up:
+            start = (count, now)
+        elif start and now - start[1] > seconds:
+            return (count - start[0]) / (now - start[1])
+    raise RuntimeError("the iterator ended before the measurement")
 
 
 def measure(module: str, *arguments: str, **variables: str) -> dict:

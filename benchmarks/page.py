@@ -1,9 +1,10 @@
 """The page benchmarks/README.md: its tables and its picture, made from the stored results."""
 
 import json
-import re
 from pathlib import Path
 from statistics import median
+
+from lt_utils.readme import fill
 
 HERE = Path(__file__).parent
 
@@ -125,11 +126,4 @@ def write(results: dict) -> None:
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     picture(results)
     readme = HERE / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    text = re.sub(
-        r"(<!-- table -->\n).*?(<!-- /table -->)",
-        lambda found: found[1] + table(results) + "\n" + found[2],
-        text,
-        flags=re.S,
-    )
-    readme.write_text(text, encoding="utf-8")
+    readme.write_text(fill(readme.read_text(encoding="utf-8"), "table", table(results)), encoding="utf-8")

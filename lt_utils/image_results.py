@@ -1,6 +1,6 @@
 """A stored run of notebook 06 (lt_utils.keep, several seeds) as tables, for that notebook and the README."""
 
-from lt_utils.tables import MEASURES, markdown, with_spread
+from lt_utils.tables import MEASURES, made_with, markdown, with_spread
 
 # Measures of the paired differences: the factor that makes the unit, and the heading.
 PAIRED = {
@@ -16,7 +16,7 @@ def stored_tables(record: dict) -> str:
     rows = []
     for stored in record["rows"]:
         if stored["method"] != "start" and stored["omega"] == record["parameters"]["OMEGA"]:
-            row = {name.split("[")[0].removesuffix("_k5"): value for name, value in with_spread(stored).items()}
+            row = short_names(with_spread(stored))
             line = {"generator": row["method"], "kernel distance x 1000": times(1000, row["kd"])}
             line |= {f"{name} %": times(100, row[name]) for name in ("precision", "recall")}
             line |= {"label accuracy %": row["label_accuracy"], "of the few %": row["few"]}
@@ -29,10 +29,6 @@ def stored_tables(record: dict) -> str:
     classifiers = [with_spread(row) for row in record["classifiers"]]
     for line in classifiers:
         line["classes filled with"] = line.pop("filled")
-    told = (
-        f"{record['title']}; {record['device']}, threads: {record['threads']}, commit {str(record['commit'])[:7]}, "
-        f"{record['finished'][:10]}."
-    )
     return "\n\n".join(
         [
             markdown(rows),
@@ -40,9 +36,14 @@ def stored_tables(record: dict) -> str:
             markdown(pairs),
             "Classifiers trained on the long-tailed images and what fills the rare classes up, all for equally many steps:",
             markdown(classifiers, ["classes filled with", *MEASURES[:4]]),
-            f"*{told}*",
+            f"*{record['title']}; {made_with(record)}. {record['note']}*",
         ]
     )
+
+
+def short_names(row: dict) -> dict:
+    """A row of `generation_metrics.measure` with names such as "recall" instead of "recall_k5[judge@...]"."""
+    return {name.split("[")[0].removesuffix("_k5"): value for name, value in row.items()}
 
 
 def times(factor: float, value: float | tuple) -> float | tuple:

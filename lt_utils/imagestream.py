@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lt_utils.errors import CourseError
 from lt_utils.imagefiles import ImageFiles, read_image
-from lt_utils.machine import cores
+from lt_utils.threads import cores
 from lt_utils.training import batch_of, images_after, step_now, step_seed
 
 

@@ -32,11 +32,12 @@ def averaged(rows: Sequence[dict], by: Sequence[str]) -> list[dict]:
     """
     names = dict.fromkeys(name for row in rows for name in row if name not in (*by, *SEPARATE))
     measures = [name for name in names if any(isinstance(row.get(name), int | float) for row in rows)]
+    small = {name for name in measures if all(abs(row.get(name) or 0) < 1 for row in rows)}
     result = []
     for line in average(rows, by, measures):
         for name in [name for name in measures if name in line]:
             mean, std = line[name]
-            digits = 4 if all(abs(row.get(name) or 0) < 1 for row in rows) else 2
+            digits = 4 if name in small else 2
             line[name] = round(mean, digits)
             line |= {} if std != std else {f"{name} std": round(std, digits)}
         result.append(line)

@@ -16,7 +16,7 @@ from lt_utils.errors import CourseError
 from lt_utils.files import read_json, write_json
 from lt_utils.image_results import stored_tables
 from lt_utils.parameters import REPOSITORY
-from lt_utils.tables import MEASURES, average, markdown, reference_markdown, side_by_side
+from lt_utils.tables import MEASURES, average, made_with, markdown, reference_markdown, side_by_side
 
 PICTURE = "00_start_here"  # its first picture is the whole course
 TOLD = ("device", "threads", "commit", "versions")
@@ -70,12 +70,8 @@ def official_runs() -> dict[str, dict]:
 
 
 def _told(runs: dict[str, dict]) -> str:
-    first = next(iter(runs.values()))
     minutes = " and ".join(f"{record['seconds'] / 60:.0f}" for record in runs.values())
-    return (
-        f"*Percent, {first['device']}, commit {str(first['commit'])[:7]}, {first['finished'][:10]}; the two runs took "
-        f"{minutes} minutes, side by side.*"
-    )
+    return f"*Percent, {made_with(next(iter(runs.values())))}; the two runs took {minutes} minutes, side by side.*"
 
 
 def retraining_table(runs: dict[str, dict]) -> str:

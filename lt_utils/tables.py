@@ -151,6 +151,11 @@ def side_by_side(
     return lines
 
 
+def made_with(record: dict) -> str:
+    """ "CPU (AMD EPYC), commit 41be8b9, 2026-11-22": where, with which code and when a stored record was measured."""
+    return f"{record['device']}, commit {str(record['commit'])[:7]}, {record['finished'][:10]}"
+
+
 def reference_markdown(
     notebook: str,
     columns: Sequence[str] | None = None,
@@ -163,7 +168,7 @@ def reference_markdown(
     """
     parts = []
     for record in reference(notebook, folder):
-        told = f"{record['title']} – {record['device']}, commit {str(record['commit'])[:7]}, {record['finished'][:10]}."
+        told = f"{record['title']} – {made_with(record)}."
         rows = [with_spread(row) for row in record["rows"] if only is None or only(row)]
         table = markdown(rows, columns, digits=2)
         parts.append(f"**{told}**\n\n{table}" + (f"\n\n{record['note']}" if record.get("note") else ""))
