@@ -1,49 +1,46 @@
 """make bench: every comparison in one run, as ratios, with a table and a picture in benchmarks/README.md.
 
-    python -m benchmarks [--rounds 3] [--seconds 10] [--epochs 3] [--fidelity 20] [--samples 10000]
+    python -m benchmarks [--seconds 20] [--rounds 3] [--epochs 3] [--fidelity 20] [--samples 10000]
 
-In each round ours and the peer run one after the other, each in a fresh process; a ratio is taken inside a round, and the
-table gives the median over the rounds with the smallest and the largest. Nothing here is a test: speed depends on the machine.
+Ours and the peer take turns in one process, about a second each, until each has run for --seconds; a ratio is taken inside a
+pair of turns, and the table gives the median over the pairs with the quartiles. Memory is that of a process in which one side
+runs alone. Nothing here is a test: speed depends on the machine.
 """
 
 import argparse
 from datetime import UTC, datetime
+from statistics import median
 
 from benchmarks import page
 from benchmarks.measure import busy_process, measure
 from benchmarks.measures import IN_TORCHMETRICS, MEASURES
 from lt_utils.provenance import surroundings
 
-# name, unit, module, what the module is asked for, which side is the peer
+# name, unit, module, the two sides as benchmarks.turns takes them
 TASKS = (
-    ("Encoder training, ResNet-32 (0.46 M)", "images/s", "encoder", (), "peer"),
-    ("Latent diffusion, training", "features/s", "latent", ("train",), "peer"),
-    ("Latent diffusion, sampling", "features/s", "latent", ("sample",), "peer"),
-    ("U-Net (35.8 M), training, diffusers", "images/s", "images", ("train",), "diffusers"),
-    ("U-Net, sampling, diffusers", "images/s", "images", ("sample",), "diffusers"),
-    ("U-Net, training, lucidrains", "images/s", "images", ("train",), "lucidrains"),
-    ("U-Net, sampling, lucidrains", "images/s", "images", ("sample",), "lucidrains"),
+    ("Encoder training, ResNet-32 (0.46 M)", "images/s", "encoder", "ours", "peer"),
+    ("Latent diffusion, training", "features/s", "latent", "ours/train", "peer/train"),
+    ("Latent diffusion, sampling", "features/s", "latent", "ours/sample", "peer/sample"),
+    ("U-Net (35.8 M), training, diffusers", "images/s", "images", "ours/train", "diffusers/train"),
+    ("U-Net, sampling, diffusers", "images/s", "images", "ours/sample", "diffusers/sample"),
+    ("U-Net, training, lucidrains", "images/s", "images", "ours/train", "lucidrains/train"),
+    ("U-Net, sampling, lucidrains", "images/s", "images", "ours/sample", "lucidrains/sample"),
 )
-STEPS = ("train", "balanced")  # tasks of benchmarks.images: a plain step, a class-balancing step
 
 
-def compare(
-    name: str, unit: str, module: str, arguments: tuple[str, ...], against: str, rounds: int, seconds: float
-) -> dict:
-    """Rates of ours and the peer in each round, their ratio in each round, and the largest memory of each."""
-    ours, peer = [], []
-    for number in range(rounds):
-        for side, results in (("ours", ours), (against, peer)):
-            results.append(measure(module, side, *arguments, "--seconds", str(seconds)))
-        print(f"{name}, round {number + 1}: {ours[-1]['rate']:,.3g} against {peer[-1]['rate']:,.3g} {unit}", flush=True)
-    return {
-        "name": name,
-        "unit": unit,
-        "ours": [result["rate"] for result in ours],
-        "peer": [result["rate"] for result in peer],
-        "ratio": [mine["rate"] / theirs["rate"] for mine, theirs in zip(ours, peer, strict=True)],
-        "memory": [max(result["memory"] for result in results) for results in (ours, peer)],
-    }
+def take_turns(name: str, unit: str, module: str, one: str, other: str, seconds: float) -> dict:
+    """Rates of both sides in each pair of turns, and their ratios."""
+    pairs = measure("turns", module, one, other, "--seconds", str(seconds))["pairs"]
+    ours, peer = ([pair[side] for pair in pairs] for side in (0, 1))
+    ratio = [mine / theirs for mine, theirs in pairs]
+    print(f"{name}: {median(ours):,.3g} against {median(peer):,.3g} {unit}, ratio {page.span(ratio)}", flush=True)
+    return {"name": name, "unit": unit, "ours": ours, "peer": peer, "ratio": ratio}
+
+
+def compare(name: str, unit: str, module: str, one: str, other: str, seconds: float) -> dict:
+    """What `take_turns` finds, and the peak memory of each side alone, in MB."""
+    alone = [measure(module, *side.split("/"), "--seconds", "1")["memory"] for side in (one, other)]
+    return take_turns(name, unit, module, one, other, seconds) | {"memory": alone}
 
 
 def beside_busy(rounds: int, seconds: float) -> dict:
@@ -71,16 +68,6 @@ def beside_busy(rounds: int, seconds: float) -> dict:
     return rates | shares
 
 
-def balancing_cost(rounds: int, seconds: float) -> list[float]:
-    """How many times as long as a plain step the class-balancing step of the U-Net takes, in each round."""
-    found = []
-    for number in range(rounds):
-        plain, balanced = (measure("images", "ours", task, "--seconds", str(seconds))["rate"] for task in STEPS)
-        found.append(plain / balanced)
-        print(f"Class-balancing step, round {number + 1}: {found[-1]:.2f} plain steps", flush=True)
-    return found
-
-
 def time_measures(samples: int) -> list[dict]:
     """Seconds and memory of each measure of generated images, and torchmetrics' where it has that measure."""
     rows = []
@@ -95,8 +82,8 @@ def time_measures(samples: int) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--seconds", type=float, default=20, help="of each side of each comparison")
+    parser.add_argument("--rounds", type=int, default=3, help="beside a busy process, of half of --seconds")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--fidelity", type=float, default=20, help="seconds of training before features are compared")
     parser.add_argument("--samples", type=int, default=10_000, help="features of a kind for the measures of images")
@@ -104,13 +91,14 @@ def main() -> None:
     from lt_utils.training import device, precision_for
 
     results = {"seconds": options.seconds, "precision": precision_for(device())}
-    results["tasks"] = [compare(*task, options.rounds, options.seconds) for task in TASKS]
-    results["busy"] = beside_busy(options.rounds, options.seconds)
+    results["tasks"] = [compare(*task, options.seconds) for task in TASKS]
+    results["busy"] = beside_busy(options.rounds, options.seconds / 2)
     trained = {side: measure("encoder", side, "--epochs", str(options.epochs))["accuracy"] for side in ("ours", "peer")}
     results["accuracy"] = {"epochs": options.epochs, **trained}
     results["fidelity"] = measure("fidelity", "--seconds", str(options.fidelity))
     print(*page.fidelity_table(results["fidelity"]), sep="\n", flush=True)
-    results["balancing"] = balancing_cost(options.rounds, options.seconds)
+    steps = take_turns("Class-balancing step", "images/s", "images", "ours/train", "ours/balanced", options.seconds)
+    results["balancing"] = steps["ratio"]
     results["samples"], results["measures"] = options.samples, time_measures(options.samples)
     results["made with"], results["finished"] = surroundings(), datetime.now(UTC).isoformat(timespec="seconds")
     page.write(results)

@@ -10,7 +10,7 @@ the bundled garments, padded to 32 x 32 and repeated to three channels, because 
 
 import argparse
 import itertools
-import time
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.measure import report
+from benchmarks.measure import rate, report
 from lt_utils.datasets import ImageData, load
 from lt_utils.encoders import CIFAR_MEAN, CIFAR_STD, ResNet, encode
 from lt_utils.losses import mixup, mixup_loss
@@ -26,7 +26,7 @@ from lt_utils.metrics import accuracy
 from lt_utils.recipes import encoder_loss
 from lt_utils.training import cosine, train
 
-BATCH = 64
+BATCH, ENDLESS = 64, 1_000_000
 
 
 def cifar_sized(data: ImageData) -> ImageData:
@@ -83,10 +83,10 @@ def ours(data: ImageData, steps: int):
         yield step.images, model
 
 
-def peer(data: ImageData, steps: int, workers: int):
+def peer(data: ImageData, steps: int, workers: int = 0):
     """Yield the number of images after each step of the DataLoader loop (float32)."""
     model, optimizer = network()
-    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     loader = DataLoader(PerImage(data), BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
     # The data set normalises the images, so the network's own normalisation is passed by.
     model.mean.zero_()
@@ -99,9 +99,26 @@ def peer(data: ImageData, steps: int, workers: int):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        rate.step()
+        schedule.step()
         seen += len(labels)
         yield seen, model
+
+
+def loop(side: str, workers: int = 0) -> Iterator[int]:
+    """The endless training of one side, which counts images."""
+    data = cifar_sized(load())
+    return (seen for seen, _ in (ours(data, ENDLESS) if side == "ours" else peer(data, ENDLESS, workers)))
+
+
+def trained_accuracy(side: str, epochs: int) -> float:
+    """Test accuracy in percent after so many epochs."""
+    data = cifar_sized(load())
+    steps = epochs * -(-len(data.train_labels) // BATCH)
+    *_, (_, model) = (ours if side == "ours" else peer)(data, steps)
+    # Trained on images that its data set normalised, the peer's network gets them as they are here.
+    model.mean.copy_(torch.tensor(CIFAR_MEAN).view(1, -1, 1, 1))
+    model.std.copy_(torch.tensor(CIFAR_STD).view(1, -1, 1, 1))
+    return accuracy(encode(model, data.test_images)[1], data.test_labels)
 
 
 def main() -> None:
@@ -113,22 +130,10 @@ def main() -> None:
         "--epochs", type=int, default=0, help="train so many epochs and report the accuracy instead of the speed"
     )
     options = parser.parse_args()
-    data = cifar_sized(load())
-    steps = options.epochs * -(-len(data.train_labels) // BATCH) or 1_000_000
-    loop = ours(data, steps) if options.side == "ours" else peer(data, steps, options.workers)
-    warm = None
-    for number, (seen, trained) in enumerate(loop):
-        model = trained
-        if number == 10:  # the first steps choose kernels and allocate memory
-            warm = (seen, time.perf_counter())
-        if warm and not options.epochs and time.perf_counter() - warm[1] > options.seconds:
-            break
-    facts = {"rate": (seen - warm[0]) / (time.perf_counter() - warm[1])}
     if options.epochs:
-        model.mean.copy_(torch.tensor(CIFAR_MEAN).view(1, -1, 1, 1))
-        model.std.copy_(torch.tensor(CIFAR_STD).view(1, -1, 1, 1))
-        facts["accuracy"] = accuracy(encode(model, data.test_images)[1], data.test_labels)
-    report(facts)
+        report({"accuracy": trained_accuracy(options.side, options.epochs)})
+    else:
+        report({"rate": rate(loop(options.side, options.workers), options.seconds, warm_up=10)})
 
 
 if __name__ == "__main__":

@@ -91,11 +91,10 @@ def training(model: nn.Module, batch: int, precision: str, balanced: bool) -> It
         yield number * batch
 
 
-@torch.no_grad()
 def sampling(model: nn.Module, batch: int, precision: str) -> Iterator[float]:
     """Single steps of DDIM; yields how many images that makes, at 50 steps an image."""
     where, schedule = device(), linear_schedule()
-    model.eval()
+    model.eval().requires_grad_(False)
     labels = torch.randint(CLASSES, (batch,), device=where)
     noise = torch.randn(batch, 3, 32, 32, device=where)
     for number in range(1, 1_000_000):
@@ -111,6 +110,19 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
+def network(side: str) -> nn.Module:
+    """The network of one side, on the device; ours in channels-last memory."""
+    torch.manual_seed(0)
+    return NETWORKS[side]().to(device(), memory_format=torch.channels_last if side == "ours" else None)
+
+
+def loop(side: str, task: str, batch: int = 16, precision: str = "auto") -> Iterator[float]:
+    """The endless work of one side, which counts images."""
+    if task == "sample":
+        return sampling(network(side), batch, precision)
+    return training(network(side), batch, precision, task == "balanced")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("side", choices=tuple(NETWORKS))
@@ -121,16 +133,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.task == "balanced" and options.side != "ours":
         parser.error("only ours has the class-balancing loss")
-    torch.manual_seed(0)
-    model = NETWORKS[options.side]().to(device())
-    if options.side == "ours":
-        model.to(memory_format=torch.channels_last)
-    if options.task == "sample":
-        done = sampling(model, options.batch, options.precision)
-    else:
-        done = training(model, options.batch, options.precision, options.task == "balanced")
-    speed = rate(done, options.seconds, warm_up=1)
-    report({"rate": speed, "parameters": sum(weight.numel() for weight in model.parameters())})
+    work = loop(options.side, options.task, options.batch, options.precision)
+    report({"rate": rate(work, options.seconds, warm_up=1)})
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ ancestral chain of the peer takes minutes, so its speed is that of its steps, di
 """
 
 import argparse
+from collections.abc import Iterator
 
 import torch
 
@@ -19,7 +20,7 @@ from lt_utils.training import EMA, train
 DIM, CLASSES, TRAIN_BATCH, SAMPLE_STEPS = 64, 10, 256, 50
 
 
-def ours(task: str, seconds: float) -> float:
+def ours(task: str) -> Iterator[float]:
     torch.manual_seed(0)
     model, schedule = ResidualMLP(DIM, CLASSES), cosine_schedule()
     features, labels = torch.randn(12_406, DIM), torch.randint(CLASSES, (12_406,))
@@ -32,16 +33,12 @@ def ours(task: str, seconds: float) -> float:
         loop = train(
             model, loss, n=len(features), steps=1_000_000, batch=TRAIN_BATCH, optimizer=optimizer, ema=EMA(model)
         )
-        return rate((step.images for step in loop), seconds)
+        yield from (step.images for step in loop)
     batch = 2048
     chosen = torch.randint(CLASSES, (batch,))
-
-    def chains():
-        for number in range(1, 1_000_000):
-            ddim(guided(model.eval(), schedule, chosen), schedule, torch.randn(batch, DIM), SAMPLE_STEPS)
-            yield number * batch
-
-    return rate(chains(), seconds, warm_up=1)
+    for number in range(1, 1_000_000):
+        ddim(guided(model.eval(), schedule, chosen), schedule, torch.randn(batch, DIM), SAMPLE_STEPS)
+        yield number * batch
 
 
 def peer_diffusion(dim: int, steps: int = 1000):
@@ -52,31 +49,28 @@ def peer_diffusion(dim: int, steps: int = 1000):
     return GaussianDiffusion1D(model, seq_length=dim, timesteps=steps, objective="pred_x0", auto_normalize=True)
 
 
-def peer(task: str, seconds: float) -> float:
+def peer(task: str) -> Iterator[float]:
     torch.manual_seed(0)
     diffusion = peer_diffusion(DIM)
     if task == "train":
         optimizer = torch.optim.SGD(diffusion.parameters(), 1e-4)
         features = torch.rand(12_406, 1, DIM)
-
-        def steps():
-            for number in range(1, 1_000_000):
-                optimizer.zero_grad()
-                diffusion(features[torch.randint(len(features), (TRAIN_BATCH,))]).backward()
-                optimizer.step()
-                yield number * TRAIN_BATCH
-
-        return rate(steps(), seconds, warm_up=1)
-    batch = 256
-
-    @torch.no_grad()
-    def ancestral_steps():
-        x = torch.randn(batch, 1, DIM)
         for number in range(1, 1_000_000):
+            optimizer.zero_grad()
+            diffusion(features[torch.randint(len(features), (TRAIN_BATCH,))]).backward()
+            optimizer.step()
+            yield number * TRAIN_BATCH
+    batch = 256
+    x = torch.randn(batch, 1, DIM)
+    for number in range(1, 1_000_000):
+        with torch.no_grad():
             x, _ = diffusion.p_sample(x, 999 - number % 1000)
-            yield number * batch / 1000  # features finished, at 1000 steps a feature
+        yield number * batch / 1000  # features finished, at 1000 steps a feature
 
-    return rate(ancestral_steps(), seconds, warm_up=1)
+
+def loop(side: str, task: str) -> Iterator[float]:
+    """The endless work of one side, which counts features."""
+    return (ours if side == "ours" else peer)(task)
 
 
 def main() -> None:
@@ -85,7 +79,7 @@ def main() -> None:
     parser.add_argument("task", choices=("train", "sample"))
     parser.add_argument("--seconds", type=float, default=10)
     options = parser.parse_args()
-    report({"rate": (ours if options.side == "ours" else peer)(options.task, options.seconds)})
+    report({"rate": rate(loop(options.side, options.task), options.seconds, warm_up=1)})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""One measurement is one fresh process: it prints a line of JSON with its rate and its peak memory."""
+"""A measurement runs in a process of its own and prints one line of JSON: a rate and peak memory, or the rates of two loops
+that take turns."""
 
 import json
 import os
@@ -6,7 +7,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -26,6 +27,29 @@ def rate(done: Iterable[float], seconds: float, warm_up: int = 5) -> float:
         elif start and now - start[1] > seconds:
             return (count - start[0]) / (now - start[1])
     raise RuntimeError("the iterator ended before the measurement")
+
+
+def turns(
+    one: Iterator[float], other: Iterator[float], seconds: float, burst: float = 1.0
+) -> list[tuple[float, float]]:
+    """Rates (items per second) of two iterators that count items, in turn, until each has run for `seconds`.
+
+    A turn lasts `burst` seconds, or one item if that takes longer; who begins changes each time. A machine that is shared
+    changes its speed from one second to the next, which hits both sides of a pair alike: their ratio says more
+    than that of two long runs. The first turn, which chooses kernels and allocates memory, is not counted.
+    """
+    sides, pairs, spent = (one, other), [], 0.0
+    seen = [next(one), next(other)]
+    while spent < seconds:
+        rates = [0.0, 0.0]
+        for side in (0, 1) if len(pairs) % 2 else (1, 0):
+            begin, start = seen[side], time.perf_counter()
+            while (passed := time.perf_counter() - start) < burst:
+                seen[side] = next(sides[side])
+            rates[side] = (seen[side] - begin) / passed
+            spent += passed / 2
+        pairs.append((rates[0], rates[1]))
+    return pairs[1:]
 
 
 def measure(module: str, *arguments: str, **variables: str) -> dict:

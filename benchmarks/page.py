@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 
 from lt_utils.readme import fill
 
@@ -51,8 +51,9 @@ def rounded(rate: float) -> str:
 
 
 def span(values: list[float]) -> str:
-    """The median of values, with the smallest and the largest: "1.95 (1.92 to 1.99)"."""
-    return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+    """The median of values, with the quartiles: "1.95 (1.92 to 1.99)"."""
+    low, middle, high = quantiles(values, n=4, method="inclusive")
+    return f"{short(middle)} ({short(low)} to {short(high)})"
 
 
 def table(results: dict) -> str:
@@ -60,14 +61,14 @@ def table(results: dict) -> str:
     lines = [
         "![The ratio of each task](speed.png)",
         "",
-        "| task | ours | peer | ratio (smallest to largest) | memory, ours / peer |",
+        "| task | ours | peer | ratio (quartiles) | memory, ours / peer |",
         "|:--|--:|--:|--:|--:|",
     ]
     for row in results["tasks"]:
-        ratios = row["ratio"]
+        ratio, quartiles = span(row["ratio"]).split(" ", 1)
         lines.append(
             f"| {row['name']} | {rounded(median(row['ours']))} {row['unit']} | {rounded(median(row['peer']))} {row['unit']} "
-            f"| **{short(median(ratios))}** ({short(min(ratios))} to {short(max(ratios))}) "
+            f"| **{ratio}** {quartiles} "
             f"| {row['memory'][0]:,} / {row['memory'][1]:,} MB |"
         )
     busy, accuracy = results["busy"], results["accuracy"]
@@ -88,7 +89,7 @@ def table(results: dict) -> str:
         *measures_table(results["measures"], results["samples"]),
         "",
         f"*{made['device']}, {made['threads']} threads, torch {made['versions']['torch']}, commit {str(made['commit'])[:7]}, "
-        f"{results['finished'][:10]}; {len(results['tasks'][0]['ratio'])} rounds of {results['seconds']:g} s.*",
+        f"{results['finished'][:10]}; {results['seconds']:g} s for each side.*",
     ]
     return "\n".join(lines)
 

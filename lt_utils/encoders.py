@@ -37,7 +37,7 @@ class Block(nn.Module):
         out = self.bn2(self.conv2(out))
         if self.stride != 1 or self.padding:
             x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding))
-        return F.relu(out + x, inplace=True)
+        return F.relu(out.add_(x), inplace=True)
 
 
 class ResNet(nn.Module):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import fidelity, images, measures
+from benchmarks import encoder, fidelity, images, latent, measure, measures
 from benchmarks.page import fidelity_table, measures_table, rounded, short, span
 from lt_utils.denoisers import UNet
 from lt_utils.features import Encoded
@@ -81,6 +81,29 @@ def test_the_loop_of_the_image_benchmark_trains_whatever_network_it_is_given():
     assert [next(done), next(done)] == [5 / 50, 10 / 50]
 
 
+def test_sides_take_turns_and_the_first_turn_is_not_counted(monkeypatch):
+    now, order = [0.0], []
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
+
+    def side(name, seconds):
+        """Two items after so many seconds; the first time it takes a hundred times as long."""
+        for number in range(1, 1000):
+            order.append(name)
+            now[0] += seconds * (100 if number == 2 else 1)
+            yield 2 * number
+
+    pairs = measure.turns(side("one", 0.25), side("other", 0.5), seconds=100)
+    assert pairs and all(pair == pytest.approx((8, 4)) for pair in pairs)
+    # One item each to begin with, then the long first turns, then 1 s each: 4 times 0.25 s and 2 times 0.5 s.
+    assert order[:4] == ["one", "other", "other", "one"]
+    assert order[4:16] == ["one"] * 4 + ["other"] * 4 + ["one"] * 4
+
+
+def test_every_side_of_the_speed_table_counts_what_it_does():
+    first = [next(encoder.loop("ours")), next(latent.loop("ours", "train")), next(latent.loop("peer", "sample"))]
+    assert first == [64, 256, 0.256]
+
+
 @pytest.mark.parametrize("name", measures.IN_TORCHMETRICS)
 @pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance`")
 def test_torchmetrics_measures_the_same_as_ours(name):
@@ -97,4 +120,4 @@ def test_the_page_tells_measures_and_ratios():
     assert lines[2:] == ["| A | 1.3 s, 1,234 MB | 20.0 s, 2,000 MB |", "| B | 1.3 s, 1,234 MB |  |"]
     assert "10,000 against 10,000" in lines[0]
     assert (short(1.7123), short(1943.0), rounded(0.54261), rounded(785.2)) == ("1.71", "1,940", "0.543", "785")
-    assert span([2.0, 1.9, 1.95]) == "1.95 (1.90 to 2.00)"
+    assert span([2.0, 1.9, 1.95, 3.0, 1.5]) == "1.95 (1.9 to 2)"
