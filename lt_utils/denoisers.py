@@ -71,9 +71,10 @@ class SelfAttention(nn.Module):
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)
+        # [B, 1 head, H W, C]: without the dimension of heads a GPU does not take its fused kernels.
+        query, key, value = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=3)
         mixed = F.scaled_dot_product_attention(query, key, value)
-        return x + self.out(mixed.transpose(1, 2).reshape(x.shape))
+        return x + self.out(mixed.transpose(2, 3).reshape(x.shape))
 
 
 class ResidualBlock(nn.Module):
