@@ -20,6 +20,7 @@ GPU = int(config.get("gpu", 0))  # GPUs that a run which trains asks for
 # Each rule's priority keeps the order of the course where there is a choice.
 SPREAD = "{data}-if{imbalance}-seed{seed}"
 RUN_ONE = f"{shlex.quote(sys.executable)} -m lt_utils.execute {{input}}"
+RUN_ON_GPU = "LT_NEEDS_GPU={resources.gpu} " + RUN_ONE
 
 
 def paper(notebook, run=SPREAD):
@@ -78,7 +79,7 @@ rule encoders:
         gpu=GPU,
     priority: 97
     shell:
-        RUN_ONE
+        RUN_ON_GPU
 
 
 rule ddpm_from_scratch:
@@ -90,7 +91,7 @@ rule ddpm_from_scratch:
         gpu=GPU,
     priority: 96
     shell:
-        RUN_ONE
+        RUN_ON_GPU
 
 
 rule ddim_and_guidance:
@@ -103,7 +104,7 @@ rule ddim_and_guidance:
         gpu=GPU,
     priority: 95
     shell:
-        RUN_ONE
+        RUN_ON_GPU
 
 
 rule class_balancing_diffusion:
@@ -116,7 +117,7 @@ rule class_balancing_diffusion:
         gpu=GPU,
     priority: 94
     shell:
-        RUN_ONE
+        RUN_ON_GPU
 
 
 rule latent_diffusion:
@@ -129,7 +130,7 @@ rule latent_diffusion:
         gpu=GPU,
     priority: 93
     shell:
-        RUN_ONE
+        RUN_ON_GPU
 
 
 rule classifier_retraining:
@@ -143,7 +144,7 @@ rule classifier_retraining:
         gpu=GPU,
     priority: 92
     shell:
-        RUN_ONE
+        RUN_ON_GPU
 
 
 rule scoreboard:

@@ -1,11 +1,12 @@
 """Training images per second of a ResNet-32: this course's device-resident pipeline, and the usual one.
 
-    python -m benchmarks.encoder ours|peer [--seconds 10] [--workers 0] [--epochs 0]
+    python -m benchmarks.encoder ours|peer [64] [--seconds 10] [--workers 0] [--epochs 0]
 
 "peer" is what most code bases do: a torchvision data set of PIL images, torchvision transforms on each image, a DataLoader,
-the same network in its default memory layout and float32. Both use mixup, SGD and batches of 64. The data are CIFAR-sized:
-the bundled garments, padded to 32 x 32 and repeated to three channels, because speed does not depend on what they show.
---workers: processes of the peer's DataLoader. --epochs: train so long and report the accuracy instead of the speed.
+the same network in its default memory layout and float32. Both use mixup and SGD. The data are CIFAR-sized: the
+bundled garments, padded to 32 x 32 and repeated to three channels, because speed does not depend on what they show. The number is
+the batch: 64 in LDMLR's recipe, 256 in that of WCDAS. --workers: processes of the peer's DataLoader. --epochs: train so
+long and report the accuracy instead of the speed.
 """
 
 import argparse
@@ -24,9 +25,9 @@ from lt_utils.encoders import CIFAR_MEAN, CIFAR_STD, ResNet, encode
 from lt_utils.losses import mixup, mixup_loss
 from lt_utils.metrics import accuracy
 from lt_utils.recipes import encoder_loss
-from lt_utils.training import cosine, train
+from lt_utils.training import cosine, device, train
 
-BATCH, ENDLESS = 64, 1_000_000
+ENDLESS = 1_000_000
 
 
 def cifar_sized(data: ImageData) -> ImageData:
@@ -62,20 +63,21 @@ class PerImage(Dataset):
 
 def network() -> tuple[ResNet, torch.optim.SGD]:
     torch.manual_seed(0)
-    model = ResNet(10)
+    model = ResNet(10).to(device())
     return model, torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
 
-def ours(data: ImageData, steps: int):
+def ours(data: ImageData, steps: int, batch: int):
     """Yield the number of images after each step of this course's loop (channels-last, bf16 where it is fast)."""
     model, optimizer = network()
     model.to(memory_format=torch.channels_last)
+    data = data.to(device())
     loop = train(
         model,
         encoder_loss("ce-mixup", data),
         n=len(data.train_labels),
         steps=steps,
-        batch=BATCH,
+        batch=batch,
         optimizer=optimizer,
         lr=cosine,
     )
@@ -83,17 +85,18 @@ def ours(data: ImageData, steps: int):
         yield step.images, model
 
 
-def peer(data: ImageData, steps: int, workers: int = 0):
+def peer(data: ImageData, steps: int, batch: int, workers: int = 0):
     """Yield the number of images after each step of the DataLoader loop (float32)."""
     model, optimizer = network()
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    loader = DataLoader(PerImage(data), BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+    loader = DataLoader(PerImage(data), batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
     # The data set normalises the images, so the network's own normalisation is passed by.
     model.mean.zero_()
     model.std.fill_(1)
     seen = 0
     batches = itertools.chain.from_iterable(iter(loader) for _ in itertools.count())
     for images, labels in itertools.islice(batches, steps):
+        images, labels = images.to(device()), labels.to(device())
         mixed, partner, weight = mixup(images)
         loss = mixup_loss(model(mixed), labels, partner, weight)
         optimizer.zero_grad()
@@ -104,26 +107,28 @@ def peer(data: ImageData, steps: int, workers: int = 0):
         yield seen, model
 
 
-def loop(side: str, workers: int = 0) -> Iterator[int]:
+def loop(side: str, batch: int | str = 64, workers: int = 0) -> Iterator[int]:
     """The endless training of one side, which counts images."""
-    data = cifar_sized(load())
-    return (seen for seen, _ in (ours(data, ENDLESS) if side == "ours" else peer(data, ENDLESS, workers)))
+    data, batch = cifar_sized(load()), int(batch)
+    done = ours(data, ENDLESS, batch) if side == "ours" else peer(data, ENDLESS, batch, workers)
+    return (seen for seen, _ in done)
 
 
-def trained_accuracy(side: str, epochs: int) -> float:
+def trained_accuracy(side: str, epochs: int, batch: int = 64) -> float:
     """Test accuracy in percent after so many epochs."""
     data = cifar_sized(load())
-    steps = epochs * -(-len(data.train_labels) // BATCH)
-    *_, (_, model) = (ours if side == "ours" else peer)(data, steps)
+    steps = epochs * -(-len(data.train_labels) // batch)
+    *_, (_, model) = (ours if side == "ours" else peer)(data, steps, batch)
     # Trained on images that its data set normalised, the peer's network gets them as they are here.
     model.mean.copy_(torch.tensor(CIFAR_MEAN).view(1, -1, 1, 1))
     model.std.copy_(torch.tensor(CIFAR_STD).view(1, -1, 1, 1))
-    return accuracy(encode(model, data.test_images)[1], data.test_labels)
+    return accuracy(encode(model, data.test_images)[1].cpu(), data.test_labels)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("side", choices=("ours", "peer"))
+    parser.add_argument("batch", type=int, nargs="?", default=64)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument(
@@ -131,9 +136,9 @@ def main() -> None:
     )
     options = parser.parse_args()
     if options.epochs:
-        report({"accuracy": trained_accuracy(options.side, options.epochs)})
+        report({"accuracy": trained_accuracy(options.side, options.epochs, options.batch)})
     else:
-        report({"rate": rate(loop(options.side, options.workers), options.seconds, warm_up=10)})
+        report({"rate": rate(loop(options.side, options.batch, options.workers), options.seconds, warm_up=10)})
 
 
 if __name__ == "__main__":

@@ -87,7 +87,6 @@ def training(model: nn.Module, batch: int, precision: str, balanced: bool) -> It
         terms.total.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        wait()
         yield number * batch
 
 
@@ -100,14 +99,7 @@ def sampling(model: nn.Module, batch: int, precision: str) -> Iterator[float]:
     for number in range(1, 1_000_000):
         with autocast(where, precision):
             ddim(guided(model, schedule, labels, "eps"), schedule, noise, steps=1)
-        wait()
         yield number * batch / STEPS
-
-
-def wait() -> None:
-    """Until the GPU has done what it was asked for; a CPU works at once."""
-    if device().type == "cuda":
-        torch.cuda.synchronize()
 
 
 def network(side: str) -> nn.Module:

@@ -15,29 +15,29 @@ import torch
 from benchmarks.measure import rate, report
 from lt_utils.denoisers import ResidualMLP
 from lt_utils.diffusion import cosine_schedule, ddim, diffusion_loss, guided
-from lt_utils.training import EMA, train
+from lt_utils.training import EMA, device, train
 
 DIM, CLASSES, TRAIN_BATCH, SAMPLE_STEPS = 64, 10, 256, 50
 
 
 def ours(task: str) -> Iterator[float]:
     torch.manual_seed(0)
-    model, schedule = ResidualMLP(DIM, CLASSES), cosine_schedule()
-    features, labels = torch.randn(12_406, DIM), torch.randint(CLASSES, (12_406,))
+    where, schedule = device(), cosine_schedule()
+    model = ResidualMLP(DIM, CLASSES).to(where)
+    features, labels = torch.randn(12_406, DIM, device=where), torch.randint(CLASSES, (12_406,), device=where)
     if task == "train":
 
         def loss(model, index):
             return diffusion_loss(model, schedule, features[index], labels[index])
 
         optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-        loop = train(
-            model, loss, n=len(features), steps=1_000_000, batch=TRAIN_BATCH, optimizer=optimizer, ema=EMA(model)
-        )
+        options = dict(batch=TRAIN_BATCH, optimizer=optimizer, ema=EMA(model), precision="fp32")
+        loop = train(model, loss, n=len(features), steps=1_000_000, **options)
         yield from (step.images for step in loop)
     batch = 2048
-    chosen = torch.randint(CLASSES, (batch,))
+    chosen = torch.randint(CLASSES, (batch,), device=where)
     for number in range(1, 1_000_000):
-        ddim(guided(model.eval(), schedule, chosen), schedule, torch.randn(batch, DIM), SAMPLE_STEPS)
+        ddim(guided(model.eval(), schedule, chosen), schedule, torch.randn(batch, DIM, device=where), SAMPLE_STEPS)
         yield number * batch
 
 
@@ -51,17 +51,17 @@ def peer_diffusion(dim: int, steps: int = 1000):
 
 def peer(task: str) -> Iterator[float]:
     torch.manual_seed(0)
-    diffusion = peer_diffusion(DIM)
+    diffusion, where = peer_diffusion(DIM).to(device()), device()
     if task == "train":
         optimizer = torch.optim.SGD(diffusion.parameters(), 1e-4)
-        features = torch.rand(12_406, 1, DIM)
+        features = torch.rand(12_406, 1, DIM, device=where)
         for number in range(1, 1_000_000):
             optimizer.zero_grad()
-            diffusion(features[torch.randint(len(features), (TRAIN_BATCH,))]).backward()
+            diffusion(features[torch.randint(len(features), (TRAIN_BATCH,), device=where)]).backward()
             optimizer.step()
             yield number * TRAIN_BATCH
     batch = 256
-    x = torch.randn(batch, 1, DIM)
+    x = torch.randn(batch, 1, DIM, device=where)
     for number in range(1, 1_000_000):
         with torch.no_grad():
             x, _ = diffusion.p_sample(x, 999 - number % 1000)

@@ -10,6 +10,15 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import torch
+
+
+def now() -> float:
+    """Seconds, when a GPU has done what it was asked for; a CPU works at once."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter()
+
 
 def report(facts: dict) -> None:
     """Print what was measured, with the peak resident memory of this process in MB, as one line of JSON."""
@@ -21,11 +30,11 @@ def rate(done: Iterable[float], seconds: float, warm_up: int = 5) -> float:
     """Items per second from an iterator that counts them, measured for `seconds` after `warm_up` items."""
     start = None
     for number, count in enumerate(done):
-        now = time.perf_counter()
+        moment = now()
         if number == warm_up:
-            start = (count, now)
-        elif start and now - start[1] > seconds:
-            return (count - start[0]) / (now - start[1])
+            start = (count, moment)
+        elif start and moment - start[1] > seconds:
+            return (count - start[0]) / (moment - start[1])
     raise RuntimeError("the iterator ended before the measurement")
 
 
@@ -43,8 +52,8 @@ def turns(
     while spent < seconds:
         rates = [0.0, 0.0]
         for side in (0, 1) if len(pairs) % 2 else (1, 0):
-            begin, start = seen[side], time.perf_counter()
-            while (passed := time.perf_counter() - start) < burst:
+            begin, start = seen[side], now()
+            while (passed := now() - start) < burst:
                 seen[side] = next(sides[side])
             rates[side] = (seen[side] - begin) / passed
             spent += passed / 2

@@ -117,6 +117,10 @@ def class_balancing_loss(
     """
     if prior is not None and denoiser.no_label == 0:
         raise CourseError("Class-balancing needs labels: build the network with the number of classes, not 0.")
+    if prior is not None and len(prior) != denoiser.no_label:
+        raise CourseError(
+            f"The prior has {len(prior)} classes, the network {denoiser.no_label}: give one for each class."
+        )
     t = torch.randint(len(schedule), (len(x0),), device=x0.device)
     eps = torch.randn_like(x0)
     a, s = schedule.scales(t, x0)
@@ -151,7 +155,7 @@ def linear_warmup(steps: int) -> Callable[[int, int], float]:
     """A learning-rate factor that rises from 0 at the first step to 1 after `steps`, and stays there."""
 
     def rise(k: int, n: int) -> float:
-        return min(k, steps) / max(steps, 1)
+        return min(k / steps, 1.0) if steps else 1.0
 
     rise.__name__ = f"linear_warmup({steps})"
     return rise

@@ -128,6 +128,16 @@ def diffusion_loss(
 
 
 # ------------------------------------------------------------------------------------------------------------ guidance
+def check_labels(labels: Tensor, no_label: int) -> None:
+    """Raise CourseError unless all labels [N] are classes 0 .. no_label - 1, or no_label itself, "no label"."""
+    unknown = labels[(labels < 0) | (labels > no_label)]
+    if len(unknown):
+        raise CourseError(
+            f"Label {unknown[0]} is none of this network's {no_label} classes: give 0 to {no_label - 1}, or {no_label} for "
+            "no label."
+        )
+
+
 def guided(
     denoiser: nn.Module,
     schedule: Schedule,
@@ -242,7 +252,9 @@ def sample(
     """DDIM samples [N, *shape], float32, one for each of `labels` [N], in evaluation mode, in batches of `batch`.
 
     The start noise comes from a CPU generator with `seed`, so the same seed starts from the same noise on every device.
+    Raises CourseError for a label that the network does not know.
     """
+    check_labels(labels, denoiser.no_label)
     was_training = denoiser.training
     denoiser.eval()
     device = next(denoiser.parameters()).device

@@ -85,7 +85,8 @@ def augment(images: Tensor, a: Tensor) -> Tensor:
     # because inv would make a GPU wait to say whether the matrix has an inverse, which this one always has.
     source = torch.linalg.inv_ex(placement(a.to(where).double(), width, height)).inverse
     # grid_sample counts from -1 to 1, here between the centres of the outermost pixels; reflection is about them too.
-    half = torch.tensor([(width - 1) / 2, (height - 1) / 2, 1.0], dtype=torch.float64).to(where)
+    half = torch.tensor([(width - 1) / 2, (height - 1) / 2, 1.0], dtype=torch.float64)
+    half = half.to(where, non_blocking=where.type == "cuda")
     theta = (source * half / half[:, None])[:, :2]
     grid = F.affine_grid(theta, list(images.shape), align_corners=True).to(images.dtype)
     return F.grid_sample(images.to(where), grid, "bicubic", "reflection", align_corners=True).to(images.device)

@@ -136,13 +136,15 @@ def train_encoder(
     return model.eval()
 
 
-def train_judge(data: ImageData, *, epochs: int = 8, seed: int = 1000, checkpoint: str | Path | None = None) -> ResNet:
+def train_judge(
+    data: ImageData, *, epochs: int = 8, depth: int = 8, seed: int = 1000, checkpoint: str | Path | None = None
+) -> ResNet:
     """An independent classifier, trained on the balanced training set: it judges which class a generated image shows.
 
     It never sees a long-tailed set, and its seed is none of the seeds that the notebooks compare.
     """
     return train_encoder(
-        data, "ce", epochs=epochs, seed=seed, checkpoint=checkpoint, depth=8, batch=128, rate=0.2, label="judge"
+        data, "ce", epochs=epochs, seed=seed, checkpoint=checkpoint, depth=depth, batch=128, rate=0.2, label="judge"
     )
 
 

@@ -164,14 +164,21 @@ def _log_to(path: Path):
 
 
 def _take_gpu() -> None:
-    """Give this run a GPU of its own: Snakemake counts GPUs (LT_GPUS lists them), but does not say which is free."""
-    for number in filter(None, os.environ.get("LT_GPUS", "").split(",")):
-        try:
-            lock(root(), f".gpu-{number}.lock")
-        except CourseError:
-            continue
-        os.environ["CUDA_VISIBLE_DEVICES"] = number
+    """Give a run that needs one a GPU of its own: Snakemake counts GPUs (LT_GPUS lists them), but not which is free."""
+    numbers = [number for number in os.environ.get("LT_GPUS", "").split(",") if number]
+    if os.environ.get("LT_NEEDS_GPU", "0") == "0" or not numbers:
         return
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        for number in numbers:
+            try:
+                lock(root(), f".gpu-{number}.lock")
+            except CourseError:
+                continue
+            os.environ["CUDA_VISIBLE_DEVICES"] = number
+            return
+        time.sleep(0.5)
+    raise CourseError(f"No GPU is free ({', '.join(numbers)}): another batch uses them; start again when it has ended.")
 
 
 def tell(want: dict, event: str, **facts: object) -> None:

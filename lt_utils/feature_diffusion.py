@@ -128,14 +128,17 @@ class GaussianDenoiser(nn.Module):
     def __init__(self, means: Tensor, covariance: Tensor, schedule: Schedule) -> None:
         super().__init__()
         self.no_label, self.schedule = len(means), schedule
+        # In float64, which Apple's MPS does not have: there the CPU does it.
+        means, covariance = (one.cpu() if one.device.type == "mps" else one for one in (means, covariance))
         values, vectors = torch.linalg.eigh(covariance.double())
         self.means = nn.Parameter(means.double(), requires_grad=False)
         self.register_buffer("values", values.clamp(min=0))
         self.register_buffer("vectors", vectors)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        where, kind, x, t, y = x.device, x.dtype, *(one.to(self.means.device) for one in (x, t, y))
         a, s = self.schedule.scales(t, x.double())
         # In the eigenvectors of S the matrix above is diagonal: a v / (a^2 v + s^2) for each eigenvalue v.
         shift = (x.double() - a * self.means[y]) @ self.vectors
         gain = a * self.values / (a.square() * self.values + s.square())
-        return (self.means[y] + (gain * shift) @ self.vectors.T).to(x.dtype)
+        return (self.means[y] + (gain * shift) @ self.vectors.T).to(where, kind)

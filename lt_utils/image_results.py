@@ -1,5 +1,6 @@
 """A stored run of notebook 06 (lt_utils.keep, several seeds) as tables, for that notebook and the README."""
 
+from lt_utils.extractors import NAMES
 from lt_utils.tables import MEASURES, made_with, markdown, with_spread
 
 # Measures of the paired differences: the factor that makes the unit, and the heading.
@@ -22,28 +23,32 @@ def stored_tables(record: dict) -> str:
             line |= {"label accuracy %": row["label_accuracy"], "of the few %": row["few"]}
             rows.append(line | {"distance ratio, few": row["few distance_ratio"]})
     pairs = []
-    for pair in record["paired"]:
+    for pair in record.get("paired", ()):  # only runs of several seeds have pairs
         line = {"balanced minus": pair["minus"], "classes": pair["group"]}
         line |= {told: times(factor, (pair[name], pair[f"{name} se"])) for name, (factor, told) in PAIRED.items()}
         pairs.append(line)
-    classifiers = [with_spread(row) for row in record["classifiers"]]
+    classifiers = [with_spread(row) for row in record.get("classifiers", ())]
     for line in classifiers:
         line["classes filled with"] = line.pop("filled")
-    return "\n\n".join(
-        [
-            markdown(rows),
-            "Balanced minus the other, seed by seed: mean ± standard error.",
-            markdown(pairs),
-            "Classifiers trained on the long-tailed images and what fills the rare classes up, all for equally many steps:",
-            markdown(classifiers, ["classes filled with", *MEASURES[:4]]),
-            f"*{record['title']}; {made_with(record)}. {record['note']}*",
-        ]
-    )
+    parts = [markdown(rows)]
+    if pairs:
+        parts += ["Balanced minus the other, seed by seed: mean ± standard error.", markdown(pairs)]
+    if classifiers:
+        told = "Classifiers trained on the long-tailed images and what fills the rare classes up, all for equally many steps:"
+        parts += [told, markdown(classifiers, ["classes filled with", *MEASURES[:4]])]
+    return "\n\n".join([*parts, f"*{record['title']}; {made_with(record)}. {record['note']}*"])
 
 
 def short_names(row: dict) -> dict:
-    """A row of `generation_metrics.measure` with names such as "recall" instead of "recall_k5[judge@...]"."""
-    return {name.split("[")[0].removesuffix("_k5"): value for name, value in row.items()}
+    """A row of `generation_metrics.measure` with names such as "recall" instead of "recall_k5[judge@...]".
+
+    What the original Inception calls "fid" is "fd" here, too: which network measured stands in the record.
+    """
+    general, short = dict(NAMES.values()), {}
+    for name, value in row.items():
+        *group, measure = name.split("[")[0].split(" ")  # "few kd[judge@...]"
+        short[" ".join([*group, general.get(measure, measure).removesuffix("_k5")])] = value
+    return short
 
 
 def times(factor: float, value: float | tuple) -> float | tuple:

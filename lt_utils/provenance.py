@@ -22,12 +22,13 @@ def surroundings() -> dict[str, object]:
             versions[package] = None
     versions["lt_utils"] = __version__
     torch = sys.modules.get("torch")  # not imported here: who has not used it need not wait for it
-    cuda = torch is not None and torch.cuda.is_available()
+    accelerator = torch.accelerator.current_accelerator() if torch and torch.accelerator.is_available() else None
+    name = torch.cuda.get_device_name() if accelerator and accelerator.type == "cuda" else None
     return {
         "versions": versions,
         **_commit(),
         "package": package_hash(),
-        "device": torch.cuda.get_device_name() if cuda else f"CPU ({_processor()})",
+        "device": name or (accelerator.type.upper() if accelerator else "CPU") + f" ({_processor()})",
         "threads": torch.get_num_threads() if torch else None,
     }
 

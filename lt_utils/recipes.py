@@ -67,6 +67,7 @@ def train_image_diffusion(
     label_dropout: float = 0.1,
     seed: int = 0,
     checkpoint: str | Path | None = None,
+    save_every: float = 20.0,
     label: str = "",
 ) -> UNet:
     """Train a class-conditional U-Net on the training images of `data`; its moving average, in evaluation mode.
@@ -95,6 +96,7 @@ def train_image_diffusion(
         ema=ema,
         clip=1.0,
         checkpoint=checkpoint,
+        save_every=save_every,
     )
     for _ in track(loop, label or f"diffusion, seed {seed}"):
         pass

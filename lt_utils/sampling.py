@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lt_utils import checkpoints, files
-from lt_utils.diffusion import Schedule, ancestral, ddim, guided
+from lt_utils.diffusion import Schedule, ancestral, check_labels, ddim, guided
 from lt_utils.errors import CourseError, choose
 from lt_utils.progress import track
 from lt_utils.recipes import to_bytes
@@ -80,8 +80,10 @@ def sample_to(
         precision: "fp32", "bf16" or "auto". notes: what else to store with them, such as {"labels": "balanced", "ema": True}.
 
     The denoiser is put in evaluation mode while it samples: dropout would otherwise act in the samples.
-    Raises CourseError if the folder holds samples of another model, other labels or other settings.
+    Raises CourseError if the folder holds samples of another model, other labels or other settings, and for a label that
+    the network does not know.
     """
+    check_labels(labels, denoiser.no_label)
     variance = SAMPLERS[choose("sampler", sampler, SAMPLERS)]
     where, folder, labels = next(denoiser.parameters()).device, Path(folder), labels.cpu()
     facts = {

@@ -24,6 +24,9 @@ from lt_utils.errors import CourseError, choose
 from lt_utils.interrupts import FinishStep
 from lt_utils.threads import choose_threads
 
+# Convolutions in float32 shall be that on a GPU, too, as matrix products are: newer ones would round to 10 bits (TF32).
+torch.backends.cudnn.allow_tf32 = False
+
 
 def device() -> torch.device:
     """The accelerator if there is one (CUDA, or Apple's MPS), else the CPU."""
@@ -229,7 +232,8 @@ def train(
     for k in range(start, steps):
         with FinishStep() as ctrl_c:
             _seed_step(where, step_seed(seed, k))
-            index = batch_of(k, n, batch, seed).to(where)
+            # Not waiting for the copy to end: a GPU gets its next step while it works on this one.
+            index = batch_of(k, n, batch, seed).to(where, non_blocking=where.type == "cuda")
             for group, rate in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = rate * lr(k, steps)
             with autocast(where, precision):

@@ -1,6 +1,7 @@
 """The batch, on small notebooks with the course's names: resume after kill, a failing branch, refusals, the report."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -11,10 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lt_utils import batch, live, plan, report
+from lt_utils import batch, execute, files, live, plan, report
 from lt_utils.batch import main, run
 from lt_utils.errors import CourseError
 from lt_utils.files import locked_by
+from lt_utils.parameters import REPOSITORY
 
 DATA = "fashion-mnist-small"
 RUN = f"{DATA}-if100-seed0"
@@ -265,3 +267,30 @@ def test_rows_that_differ_in_their_seed_become_mean_and_deviation():
     header, cells = report.summary(rows)
     assert header == ["method", "imbalance", "accuracy", "ece", "runs"]
     assert cells == [["CE", "100", "70.0 ± 1.0", "0.100 ± 0.000", "3"], ["WCDAS", "100", "80.0", "0.050", "1"]]
+
+
+def test_runs_that_need_a_gpu_get_one_each_and_others_take_none(tmp_path, monkeypatch):
+    held = 'import sys, time; from lt_utils.files import lock; from pathlib import Path; lock(Path(sys.argv[1]), ".gpu-0.lock")'
+    other = subprocess.Popen(
+        [sys.executable, "-c", held + '; print("held", flush=True); time.sleep(60)', str(tmp_path)],
+        stdout=subprocess.PIPE,
+        cwd=REPOSITORY,
+    )
+    try:
+        assert other.stdout.readline() == b"held\n"
+        monkeypatch.setenv("LT_RUNS", str(tmp_path))
+        monkeypatch.setenv("LT_GPUS", "0,1")
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "all")
+        monkeypatch.setattr(execute, "PATIENCE", 0.1)
+        execute._take_gpu()  # asked for none
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "all" and not (tmp_path / ".gpu-1.lock").exists()
+        monkeypatch.setenv("LT_NEEDS_GPU", "1")
+        execute._take_gpu()
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+        monkeypatch.setenv("LT_GPUS", "0")
+        with pytest.raises(CourseError, match="No GPU is free"):
+            execute._take_gpu()
+    finally:
+        other.kill()
+        other.wait()
+        files.unlock(tmp_path, ".gpu-1.lock")

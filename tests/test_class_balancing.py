@@ -396,3 +396,16 @@ def test_the_published_small_network_trains_on_a_cpu(data):
     )  # a network that starts near zero is wrong by the noise itself
     grads = [weight.grad for weight in model.parameters() if weight.grad is not None]
     assert all(grad.isfinite().all() for grad in grads) and sum(grad.abs().sum() for grad in grads) > 0
+
+
+def test_a_warm_up_of_no_steps_is_the_whole_rate_from_the_start():
+    rise = class_balancing.linear_warmup(0)
+    assert [rise(k, 10) for k in (0, 1, 9)] == [1.0, 1.0, 1.0]
+    assert [class_balancing.linear_warmup(4)(k, 10) for k in (0, 1, 4, 9)] == [0, 0.25, 1, 1]
+
+
+def test_a_prior_of_another_number_of_classes_is_refused():
+    network = UNet(1, 3, 8, (1,), (), 1)
+    images, labels = torch.randn(2, 1, 4, 4), torch.tensor([0, 1])
+    with pytest.raises(CourseError, match="The prior has 4 classes, the network 3"):
+        class_balancing.class_balancing_loss(network, linear_schedule(10), images, labels, torch.full((4,), 0.25))

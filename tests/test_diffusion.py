@@ -8,6 +8,7 @@ from lt_utils.diffusion import (
     OBJECTIVES,
     Schedule,
     ancestral,
+    check_labels,
     cosine_schedule,
     ddim,
     ddim_steps,
@@ -294,3 +295,12 @@ def test_sampling_runs_in_evaluation_mode_and_starts_from_the_noise_of_the_seed(
 
 def test_no_label_no_sample():
     assert sample(net(), cosine_schedule(50), torch.zeros(0, dtype=torch.long), (4,), steps=2).shape == (0, 4)
+
+
+@pytest.mark.parametrize("label", [-1, 4, 100])
+def test_a_label_that_the_network_does_not_know_is_refused(label):
+    labels = torch.tensor([0, 3, label])
+    with pytest.raises(CourseError, match=f"Label {label} is none of this network's 3 classes"):
+        check_labels(labels, no_label=3)
+    check_labels(torch.tensor([0, 2, 3]), no_label=3)  # the last: no label
+    check_labels(torch.tensor([], dtype=torch.int64), no_label=3)
