@@ -12,8 +12,8 @@ copies that. Four remedies, each applied to diffusion and to its controls alike,
 Added features fill up every class to the size of the largest, plain cross-entropy; without them, the class prior is
 inside the loss (tau = 1). What is chosen, is chosen by the balanced accuracy on held-out folds of the TRAINING set ("folds"
 in the rows). All else was fixed before the first result, but for the length of the generator's training, raised after it
-(remedies.GENERATOR). A run that was stopped goes on from its checkpoints. --keep
-writes notebooks/reference/08_where_the_cause_lies.json.
+from 300 steps (remedies.GENERATOR): the stored result, notebooks/reference/08_where_the_cause_lies.json, is the first one,
+as its parameters say. --keep replaces it. A run that was stopped goes on from its checkpoints.
 """
 
 import argparse
