@@ -22,6 +22,7 @@ from torchvision import transforms
 from benchmarks.measure import rate, report
 from lt_utils.datasets import ImageData, load
 from lt_utils.encoders import CIFAR_MEAN, CIFAR_STD, ResNet, encode
+from lt_utils.errors import choose
 from lt_utils.losses import mixup, mixup_loss
 from lt_utils.metrics import accuracy
 from lt_utils.recipes import encoder_loss
@@ -109,6 +110,7 @@ def peer(data: ImageData, steps: int, batch: int, workers: int = 0):
 
 def loop(side: str, batch: int | str = 64, workers: int = 0) -> Iterator[int]:
     """The endless training of one side, which counts images."""
+    choose("side", side, ("ours", "peer"))
     data, batch = cifar_sized(load()), int(batch)
     done = ours(data, ENDLESS, batch) if side == "ours" else peer(data, ENDLESS, batch, workers)
     return (seen for seen, _ in done)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from benchmarks.measure import rate, report
 from lt_utils.class_balancing import class_balancing_loss, label_prior
 from lt_utils.diffusion import ddim, guided, linear_schedule
+from lt_utils.errors import choose
 from lt_utils.longtail import class_counts
 from lt_utils.published_unet import published_unet
 from lt_utils.training import autocast, device
@@ -110,7 +111,8 @@ def network(side: str) -> nn.Module:
 
 def loop(side: str, task: str, batch: int = 16, precision: str = "auto") -> Iterator[float]:
     """The endless work of one side, which counts images."""
-    if task == "sample":
+    choose("side", side, NETWORKS)
+    if choose("task", task, ("train", "balanced", "sample")) == "sample":
         return sampling(network(side), batch, precision)
     return training(network(side), batch, precision, task == "balanced")
 

@@ -15,6 +15,7 @@ import torch
 from benchmarks.measure import rate, report
 from lt_utils.denoisers import ResidualMLP
 from lt_utils.diffusion import cosine_schedule, ddim, diffusion_loss, guided
+from lt_utils.errors import choose
 from lt_utils.training import EMA, device, train
 
 DIM, CLASSES, TRAIN_BATCH, SAMPLE_STEPS = 64, 10, 256, 50
@@ -70,7 +71,8 @@ def peer(task: str) -> Iterator[float]:
 
 def loop(side: str, task: str) -> Iterator[float]:
     """The endless work of one side, which counts features."""
-    return (ours if side == "ours" else peer)(task)
+    choose("task", task, ("train", "sample"))
+    return (ours if choose("side", side, ("ours", "peer")) == "ours" else peer)(task)
 
 
 def main() -> None:

@@ -43,13 +43,14 @@ def turns(
 ) -> list[tuple[float, float]]:
     """Rates (items per second) of two iterators that count items, in turn, until each has run for `seconds`.
 
-    A turn lasts `burst` seconds, or one item if that takes longer; who begins changes each time. A machine that is shared
-    changes its speed from one second to the next, which hits both sides of a pair alike: their ratio says more
-    than that of two long runs. The first turn, which chooses kernels and allocates memory, is not counted.
+    There are at least three pairs. A turn lasts `burst` seconds, or one item if that takes longer; who begins changes each
+    time. A machine that is shared changes its speed from one second to the next, which hits both sides of a pair alike:
+    their ratio says more than that of two long runs. The first turn, which chooses kernels and allocates memory, is not
+    counted.
     """
     sides, pairs, spent = (one, other), [], 0.0
     seen = [next(one), next(other)]
-    while spent < seconds:
+    while spent < seconds or len(pairs) < 4:
         rates = [0.0, 0.0]
         for side in (0, 1) if len(pairs) % 2 else (1, 0):
             begin, start = seen[side], now()

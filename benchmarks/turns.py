@@ -11,6 +11,7 @@ import argparse
 from importlib import import_module
 
 from benchmarks.measure import report, turns
+from lt_utils.errors import CourseError
 
 
 def main() -> None:
@@ -21,7 +22,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     options = parser.parse_args()
     loop = import_module(f"benchmarks.{options.module}").loop
-    sides = [loop(*side.split("/")) for side in (options.one, options.other)]
+    try:
+        sides = [loop(*side.split("/")) for side in (options.one, options.other)]
+    except (CourseError, TypeError) as error:
+        parser.error(str(error))
     report({"pairs": turns(*sides, options.seconds)})
 
 

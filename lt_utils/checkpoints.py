@@ -41,6 +41,8 @@ def save(path: str | Path, tensors: dict[str, Tensor], facts: dict) -> None:
 def load(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """The tensors and facts of a checkpoint. Raises CourseError if it is missing, damaged or of another kind."""
     path = Path(path)
+    if path.is_dir():
+        raise CourseError(f"{path} is a folder, not a checkpoint: remove it or correct the path.")
     if not path.is_file():
         raise CourseError(f"There is no checkpoint {path}: run the notebook that makes it, or correct the path.")
     try:
@@ -91,7 +93,12 @@ def load_model(path: str | Path, kind: type[nn.Module], device: torch.device | s
         raise CourseError(
             f"{path} holds a {facts.get('class', 'training state')}, not a {kind.__name__}: give the path of a {kind.__name__}."
         )
-    model = kind(**facts["config"])
+    try:
+        model = kind(**facts["config"])
+    except (KeyError, TypeError) as error:
+        raise CourseError(
+            f"{path} was written by another version of the course ({error}): run the notebook that makes it again."
+        ) from None
     load_into(model, tensors, path)
     return model.to(device).eval(), facts
 
@@ -104,6 +111,14 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(f"{name} {plain.dtype} {list(plain.shape)} ".encode())
         digest.update(plain.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def data_key(*tensors: torch.Tensor) -> str:
+    """Eight characters that change with the data: so that a training is never continued on other data by mistake."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.cpu().contiguous().numpy())
+    return digest.hexdigest()[:8]
 
 
 # ------------------------------------------------------------------------------------------------- a training under way

@@ -198,9 +198,13 @@ def train_generator(
         compiled: through torch.compile; worth its minute in runs of an hour.
 
     Batches follow the class frequencies of `data`. Gradients are clipped to norm 1.
-    Raises CourseError for an unknown mechanism, or a network that does not take what the mechanism needs.
+    Raises CourseError for an unknown mechanism, numbers out of range, or a network that does not take what the mechanism needs.
     """
     chosen = MECHANISMS[choose("mechanism", mechanism, MECHANISMS)]
+    if not (0 <= label_dropout <= 1 and tau >= 0 and 0 <= decay <= 1):
+        raise CourseError(
+            f"label_dropout and decay lie in 0..1, and tau is at least 0: got {label_dropout}, {decay} and {tau}."
+        )
     if chosen.augmented and not start.config["augmentation"]:
         raise CourseError("This mechanism tells the network how images were augmented: build it with augmentation=9.")
     source = prior if prior is not None else chosen.prior
@@ -229,7 +233,7 @@ def train_generator(
         ).total
 
     # A checkpoint goes on only with the same training, which this line tells from others.
-    recipe = f"{mechanism}, {data.name}, {objective}, T {len(schedule)}, dropout {label_dropout:g} per {dropout_per}"
+    recipe = f"{mechanism}, {data.key}, {objective}, {schedule}, dropout {label_dropout:g} per {dropout_per}"
     recipe += f", start {fingerprint(start)[:12]}" + ("" if ema_warmup else ", constant average")
     if chosen.balanced:
         recipe += f", tau {tau:g}, prior {source if isinstance(source, str) else probabilities.tolist()}"

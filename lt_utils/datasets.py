@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from lt_utils import datafiles, longtail
+from lt_utils.checkpoints import data_key
 from lt_utils.errors import CourseError, choose
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
@@ -39,6 +40,11 @@ class ImageData:
     def classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    @property
+    def key(self) -> str:
+        """Its name, and eight characters that change with the training images: for what a checkpoint was trained on."""
+        return f"{self.name} {data_key(self.train_images, self.train_labels)}"
 
     @property
     def channels(self) -> int:

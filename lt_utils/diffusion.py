@@ -50,6 +50,9 @@ class Schedule:
     def __len__(self) -> int:
         return len(self.alpha_bar)
 
+    def __repr__(self) -> str:
+        return f"Schedule(T {len(self)}, sum of log alpha_bar {self.alpha_bar.log().sum():.6g})"
+
     def scales(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """a = sqrt(alpha_bar_t), s = sqrt(1 - alpha_bar_t) for t [B], shaped to multiply `like` [B, ...], in its dtype."""
         # Rounded on the CPU (Apple's MPS has no float64) and copied once: a copy in every step would make a GPU wait.
@@ -131,7 +134,7 @@ def diffusion_loss(
 def check_labels(labels: Tensor, no_label: int) -> None:
     """Raise CourseError unless all labels [N] are classes 0 .. no_label - 1, or no_label itself, "no label"."""
     unknown = labels[(labels < 0) | (labels > no_label)]
-    if len(unknown):
+    if len(unknown) and no_label:  # an unconditional network takes any label
         raise CourseError(
             f"Label {unknown[0]} is none of this network's {no_label} classes: give 0 to {no_label - 1}, or {no_label} for "
             "no label."

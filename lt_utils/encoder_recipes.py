@@ -116,9 +116,7 @@ def train_encoder(
     model = build_encoder(data, method, depth, width, seed)
     optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9, weight_decay=decay, nesterov=nesterov)
     n = len(data.train_labels)
-    # A checkpoint of the plain methods records nothing here; one with other settings must not be mistaken for theirs.
-    settings, usual = (augment, mixing(method, alpha), nesterov), ("weak", mixing(method, None), True)
-    recipe = None if settings == usual else "{}, augment {}, alpha {:g}, nesterov {}".format(method, *settings)
+    recipe = f"{method}, augment {augment}, alpha {mixing(method, alpha):g}, nesterov {nesterov}, {data.key}"
     steps = train(
         model,
         encoder_loss(method, data, data.size // 8, augment, alpha),

@@ -109,6 +109,7 @@ def train_feature_diffusion(
         ema=ema,
         precision="fp32",
         checkpoint=checkpoint,
+        recipe=f"features {checkpoints.data_key(features, labels)}, dropout {label_dropout:g}",
     )
     for _ in track(loop, label or f"feature diffusion, seed {seed}"):
         pass

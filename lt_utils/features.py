@@ -1,6 +1,5 @@
 """Images become features: what a frozen encoder makes of a data set, and the statistics of each class there."""
 
-import hashlib
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,7 +47,7 @@ class Encoded:
     def key(self) -> str:
         """Eight characters that change with the training features: for the names of checkpoints trained on them, so that
         a training is never continued on the features of another encoder."""
-        return hashlib.sha256(self.train.cpu().numpy().tobytes()).hexdigest()[:8]
+        return checkpoints.data_key(self.train)
 
 
 def encode_data(model: ResNet, data: ImageData) -> Encoded:

@@ -14,7 +14,7 @@ from torch import Tensor
 from lt_utils.errors import CourseError
 from lt_utils.extractors import Extractor
 from lt_utils.longtail import group_indices
-from lt_utils.metrics import _double, accuracy, frechet_distance, group_accuracy
+from lt_utils.metrics import _double, accuracy, check_features, frechet_distance, group_accuracy
 from lt_utils.neighbours import precision_recall
 from lt_utils.training import device
 
@@ -56,6 +56,7 @@ def kernel_distance(
 
     Raises CourseError for fewer than 2 features of a kind.
     """
+    check_features(real, generated)
     size = min(size, len(real), len(generated))
     if size < 2:
         raise CourseError("The kernel distance needs at least 2 features of each kind.")
@@ -122,6 +123,7 @@ def distribution_scores(
     CBDM uses 20 clusters for each class. The larger set is thinned to the size of the smaller, at random, because a
     clustering follows the set that has more members. Raises CourseError for fewer features than clusters.
     """
+    check_features(real, generated)
     size = min(len(real), len(generated))
     if 2 * size < clusters:
         raise CourseError(f"{clusters} clusters need at least {clusters} features; there are {2 * size}.")

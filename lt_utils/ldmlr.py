@@ -200,7 +200,8 @@ def train_faithful(
         seed=seed,
         ema=ema,
         precision="fp32",
-        recipe=f"published, {replace(defects, clamp_range=False).key}",  # the clamp is for sampling alone
+        # Without the clamp, which is for sampling alone.
+        recipe=f"published, {replace(defects, clamp_range=False).key}, features {checkpoints.data_key(features, labels)}",
         checkpoint=checkpoint,
     )
     for _ in track(loop, label or f"published feature diffusion, seed {seed}"):

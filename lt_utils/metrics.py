@@ -14,6 +14,16 @@ def _double(values: Tensor) -> Tensor:
     return values.cpu().double() if values.device.type == "mps" else values.double()
 
 
+def check_features(first: Tensor, second: Tensor) -> None:
+    """Raise CourseError unless these are features [N, D] and [M, D] of finite numbers."""
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
+        raise CourseError(
+            f"Features [N, D] of one encoder are needed, not {list(first.shape)} and {list(second.shape)}."
+        )
+    if not (first.isfinite().all() and second.isfinite().all()):
+        raise CourseError("Some features are not finite numbers: look at the network or the images they come from.")
+
+
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Top-1 accuracy in percent of logits (or probabilities) [N, C] against labels [N]."""
     return 100 * _double(logits.argmax(dim=1) == labels).mean().item()
@@ -110,16 +120,13 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     It is called FID only with the original Inception features. Raises CourseError when N or M is not larger than D,
     because a covariance of so few samples is singular.
     """
+    check_features(first, second)
     for name, features in (("first", first), ("second", second)):
         if len(features) <= features.shape[1]:
             raise CourseError(
                 f"The Fréchet distance of {features.shape[1]}-dimensional features needs more than {features.shape[1]} "
                 f"samples; the {name} set has {len(features)}."
             )
-    if first.shape[1] != second.shape[1]:
-        raise CourseError(
-            f"Features of {first.shape[1]} and {second.shape[1]} dimensions cannot be compared: use one encoder for both."
-        )
     first, second = _double(first), _double(second)
     cov1, cov2 = torch.atleast_2d(first.T.cov()), torch.atleast_2d(second.T.cov())
     # The symmetric form has real, non-negative eigenvalues, so no complex matrix square root is needed.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lt_utils.errors import CourseError
 from lt_utils.longtail import group_indices
-from lt_utils.metrics import _double
+from lt_utils.metrics import _double, check_features
 
 BLOCK = 1000  # rows of a distance matrix that are in memory at once
 
@@ -26,10 +26,7 @@ def _squared(queries: Tensor, references: Tensor) -> Iterator[Tensor]:
 
 def _shared(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Both in float64 with the mean of `first` subtracted, which distances do not notice and rounding does."""
-    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
-        raise CourseError(
-            f"Features [N, D] of one encoder are needed, not {list(first.shape)} and {list(second.shape)}."
-        )
+    check_features(first, second)
     first, second = _double(first), _double(second)
     mean = first.mean(0)
     return first - mean, second - mean

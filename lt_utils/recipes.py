@@ -97,6 +97,7 @@ def train_image_diffusion(
         clip=1.0,
         checkpoint=checkpoint,
         save_every=save_every,
+        recipe=f"{data.key}, {objective}, {schedule}, dropout {label_dropout:g}",
     )
     for _ in track(loop, label or f"diffusion, seed {seed}"):
         pass

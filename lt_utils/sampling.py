@@ -4,6 +4,7 @@ A shard is one file of images and labels, written whole or not at all. Its noise
 that was killed at any moment makes, when it is run again, the same images as one that was not: on a CPU to the last bit.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +22,7 @@ from lt_utils.recipes import to_bytes
 from lt_utils.training import autocast, precision_for, step_seed
 
 # The reverse variances of DDPM: "fixedlarge" is beta_t, "fixedsmall" that of q(x_{t-1} | x_t, x_0).
+SHARDS = "shard-[0-9][0-9][0-9][0-9][0-9].safetensors"
 SAMPLERS = {"ddim": None, "fixedlarge": "beta", "fixedsmall": "posterior"}
 
 
@@ -99,7 +101,7 @@ def sample_to(
         "shard": shard,
         "images": "uint8" if as_bytes else "float32",
         "precision": precision_for(where) if precision == "auto" else precision,
-        "notes": notes or {},
+        "notes": json.loads(json.dumps(notes or {})),  # as they come back from the file: a tuple is a list there
     }
     parts = labels.split(shard)
     missing = _missing(folder, parts, facts)
@@ -137,7 +139,7 @@ def _missing(folder: Path, parts: Sequence[Tensor], facts: dict) -> list[int]:
     except OSError as error:
         raise CourseError(f"The folder {folder} cannot be used ({error.strerror}): choose another.") from None
     numbers = set()
-    for path in sorted(folder.glob("shard-*.safetensors")):
+    for path in sorted(folder.glob(SHARDS)):
         try:
             tensors, stored = checkpoints.load(path)
         except CourseError:  # damaged on the disk: make it again
@@ -161,7 +163,7 @@ def read_samples(folder: str | Path) -> tuple[Tensor, Tensor, dict]:
 
     Raises CourseError if there are none, or if a shard is missing before the last.
     """
-    paths = sorted(Path(folder).glob("shard-*.safetensors"))
+    paths = sorted(Path(folder).glob(SHARDS))
     if [path.name for path in paths] != [_path(Path(folder), number).name for number in range(len(paths))] or not paths:
         raise CourseError(f"{folder} does not hold a whole set of samples: run the sampling again, it goes on.")
     loaded = [checkpoints.load(path) for path in paths]

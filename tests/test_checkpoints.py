@@ -97,7 +97,7 @@ def test_missing_damaged_and_foreign_files_are_refused(tmp_path):
     path = tmp_path / "a.safetensors"
     with pytest.raises(CourseError, match="There is no checkpoint"):
         checkpoints.load(path)
-    with pytest.raises(CourseError, match="There is no checkpoint"):
+    with pytest.raises(CourseError, match="is a folder, not a checkpoint"):
         checkpoints.load(tmp_path)
     checkpoints.save(path, tensors(), FACTS)
     content = path.read_bytes()

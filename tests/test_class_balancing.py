@@ -409,3 +409,14 @@ def test_a_prior_of_another_number_of_classes_is_refused():
     images, labels = torch.randn(2, 1, 4, 4), torch.tensor([0, 1])
     with pytest.raises(CourseError, match="The prior has 4 classes, the network 3"):
         class_balancing.class_balancing_loss(network, linear_schedule(10), images, labels, torch.full((4,), 0.25))
+
+
+@pytest.mark.parametrize(
+    "wrong", [dict(label_dropout=1.5), dict(label_dropout=float("nan")), dict(tau=-1), dict(decay=2)], ids=str
+)
+def test_numbers_out_of_range_are_refused(wrong):
+    data = datasets.load().long_tailed(100)
+    with pytest.raises(CourseError, match="label_dropout and decay lie in 0..1, and tau is at least 0"):
+        class_balancing.train_generator(
+            UNet(1, 10, 8, (1,), (), 1), data, linear_schedule(10), "balanced", steps=1, **wrong
+        )

@@ -306,3 +306,16 @@ def test_a_frechet_distance_of_too_few_samples_is_left_out(extractor):
     assert f"fd{tag}" not in found["few"] and f"kd{tag}" in found["few"] and f"fd{tag}" in found["medium"]
     none = measure(extractor, real, tuple(part[:180] for part in generated), COUNTS, prd_runs=1)
     assert none["few"] == {"n": 0}
+
+
+@pytest.mark.parametrize(
+    "value", [frechet_distance, kernel_distance, precision_recall, lambda a, b: distribution_scores(a, b, 4)]
+)
+def test_features_that_are_not_numbers_or_of_two_encoders_are_refused(value):
+    good, broken = blob(30), blob(30, seed=1)
+    broken[3, 2] = math.nan
+    for pair in ((good, broken), (broken, good)):
+        with pytest.raises(CourseError, match="not finite numbers"):
+            value(*pair)
+    with pytest.raises(CourseError, match="one encoder"):
+        value(good, blob(30, d=7))
