@@ -35,6 +35,8 @@ def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.size is not None and options.size < 1:
         parser.error(f"--size must be at least 1, not {options.size}")
+    if not 0 <= options.seed < 2**32:
+        parser.error(f"--seed must be in 0 .. {2**32 - 1}, not {options.seed}")
     return options
 
 

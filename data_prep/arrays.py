@@ -6,6 +6,7 @@ import numpy as np
 
 from lt_utils import datafiles, longtail
 from lt_utils.errors import CourseError
+from lt_utils.imagefiles import check_classes
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -29,8 +30,11 @@ def read(path: Path) -> dict[str, np.ndarray]:
         if f"x_{split}" in found:
             arrays[f"x_{split}"] = _channels_last(found[f"x_{split}"], f"{path}: x_{split}")
             arrays[f"y_{split}"] = _labels(found[f"y_{split}"], len(arrays[f"x_{split}"]), f"{path}: y_{split}")
-    classes = found.get("classes", np.arange(max(arrays["y_train"].max(initial=-1) + 1, 0)))
-    return {**arrays, "classes": np.atleast_1d(classes).astype(str)}
+    if "classes" not in found:
+        labels = arrays["y_train"].tolist()
+        check_classes(path, labels, max(labels) + 1)
+        found["classes"] = np.arange(max(labels) + 1)
+    return {**arrays, "classes": np.atleast_1d(found["classes"]).astype(str)}
 
 
 def split(arrays: dict[str, np.ndarray], fraction: float, seed: int) -> dict[str, np.ndarray]:
@@ -45,6 +49,8 @@ def split(arrays: dict[str, np.ndarray], fraction: float, seed: int) -> dict[str
 def _channels_last(x: np.ndarray, where: str) -> np.ndarray:
     if x.dtype != np.uint8:
         raise CourseError(f"{where} holds {x.dtype}: images must be uint8 in 0 .. 255 (scale and round them).")
+    if not x.size:
+        raise CourseError(f"{where} is {list(x.shape)}: it needs at least one image, of at least one pixel.")
     if x.ndim == 3:
         x = x[..., None]
     elif x.ndim == 4 and x.shape[3] not in (1, 3) and x.shape[1] in (1, 3):

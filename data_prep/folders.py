@@ -7,7 +7,7 @@ Two layouts are read:
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lt_utils.errors import CourseError
+from lt_utils.machine import GB, free_memory
 
 BLOCK = 2048  # images handed to the threads at a time: bounds what is still to be finished after Ctrl-C
 SECONDS_BETWEEN_LINES = 3
@@ -37,7 +38,7 @@ def read(path: Path, size: int | None = None, skip_bad: bool = False) -> tuple[d
         CourseError: no class folders, an empty class, classes that differ between train and test, files that are not
             readable images, or sizes that differ.
     """
-    folders = _splits(path)
+    folders = splits(path)
     found = {split: _files_of_classes(folder) for split, folder in folders.items()}
     names = list(found["train"])
     if "test" in found:
@@ -47,6 +48,9 @@ def read(path: Path, size: int | None = None, skip_bad: bool = False) -> tuple[d
                 raise CourseError(f"{path} has classes only in {split}: {_first(only)}; give train and test the same.")
 
     files = [(split, c, file) for split in folders for c, name in enumerate(names) for file in found[split][name]]
+    check_names(file for _, _, file in files)
+    if size:
+        check_memory(2 * len(files) * size**2, size)  # at least: grey; one by one, then stacked
     images, bad = _decode_all([file for _, _, file in files], size, keep_going=skip_bad)
     good = [(split, c, image) for (split, c, _), image in zip(files, images, strict=True) if image is not None]
     channels = max((image.shape[2] for _, _, image in good), default=1)
@@ -61,7 +65,25 @@ def read(path: Path, size: int | None = None, skip_bad: bool = False) -> tuple[d
     return arrays, bad
 
 
-def _splits(path: Path) -> dict[str, Path]:
+def check_names(paths: Iterable[Path]) -> None:
+    """CourseError for a path that is not UTF-8: neither the record nor a printed line could name it."""
+    for path in map(str, paths):
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise CourseError(f"The name {path!r} is not UTF-8: rename it.") from None
+
+
+def check_memory(needed: int, size: int) -> None:
+    """CourseError if the images, made size x size, need more bytes than are free."""
+    if needed > (free := free_memory()):
+        raise CourseError(
+            f"The images at {size} x {size} need {needed / GB:,.1f} GB of memory, and {free / GB:,.1f} GB are free: "
+            "choose a smaller --size."
+        )
+
+
+def splits(path: Path) -> dict[str, Path]:
     """Return the folder of the training and, if it is given, of the test images."""
     given = {split: path / split for split in ("train", "test") if (path / split).is_dir()}
     if len(given) == 1:

@@ -11,7 +11,7 @@ import numpy as np
 from data_prep import folders
 from lt_utils import imagelists
 from lt_utils.errors import CourseError
-from lt_utils.imagefiles import ImageFiles
+from lt_utils.imagefiles import ImageFiles, check_classes
 
 LISTS = {"train.csv": "test.csv", "train2018.json": "val2018.json"}  # the training list and the test list
 GENERATED = "gentrain.csv"
@@ -41,8 +41,8 @@ def read(
         The arrays x_train, y_train, x_test, y_test, classes; the files left out; what the record should say.
 
     Raises:
-        CourseError: no size, no test list, no gentrain.csv though asked for; files that are not readable images; and
-            whatever `imagelists.read` refuses.
+        CourseError: no size, no test list or one without a class, no gentrain.csv though asked for; more images than fit
+            into memory; files that are not readable images; and whatever `imagelists.read` refuses.
     """
     name = training_list(path)
     other = LISTS[name]
@@ -52,6 +52,7 @@ def read(
         raise CourseError(f"The images that {path / name} names may be of any size: add --size N to make them N x N.")
     train = imagelists.read(path / name, path)
     test = imagelists.read(path / other, path, train)
+    check_classes(path / other, test.labels.tolist(), test.classes)
     facts: dict[str, object] = {"lists": f"training {name}, test {other}"}
     if (path / "val.csv").is_file():
         facts["lists"] = f"{facts['lists']}; val.csv is left out"
@@ -63,6 +64,7 @@ def read(
         facts["generated"] = (
             f"{len(train) - real:,} training images are generated ({GENERATED}); {black:,} black left out"
         )
+    folders.check_memory(3 * (len(train) + len(test)) * size**2, size)
     classes = np.array(train.names or [str(c) for c in range(train.classes)])
     x_train, y_train, bad = _arrays(train, size, skip_bad)
     x_test, y_test, more = _arrays(test, size, skip_bad)

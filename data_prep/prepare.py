@@ -11,6 +11,7 @@ from data_prep import arrays, folders, lists, originals
 from lt_utils import datafiles
 from lt_utils.datasets import BUNDLED, data_folder
 from lt_utils.errors import CourseError
+from lt_utils.files import lock, unlock
 
 TEST_FRACTION = 0.2  # of each class, where a source brings no test set
 
@@ -49,10 +50,20 @@ def prepare(name: str, request: Request, to: Path | None = None, again: bool = F
         raise CourseError(f"{name!r} is none of the sets that can be fetched ({known}): add --from PATH for your own.")
 
     downloads = folder / f".{name}.downloads"
-    found, facts = _read(name, request, downloads)
-    print(f"{name}: checking and writing {len(found['x_train']) + len(found['x_test']):,} images", flush=True)
-    record = datafiles.write(path, found, {**facts, "request": asdict(request)})
-    shutil.rmtree(downloads, ignore_errors=True)
+    mark = f".{name}.lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock(folder, mark)
+    except OSError as error:
+        raise CourseError(f"{folder} cannot be written ({error.strerror}): choose another one with --to.") from None
+    try:
+        found, facts = _read(name, request, downloads)
+        print(f"{name}: checking and writing {len(found['x_train']) + len(found['x_test']):,} images", flush=True)
+        record = datafiles.write(path, found, {**facts, "request": asdict(request)})
+        shutil.rmtree(downloads, ignore_errors=True)
+    finally:
+        unlock(folder, mark)
+        (folder / mark).unlink(missing_ok=True)
     _tell(path, record)
     return path
 
@@ -61,7 +72,12 @@ def _verify(path: Path, request: Request) -> None:
     record = datafiles.check_file(path, thorough=True)
     if record is None:
         raise CourseError(f"{path} is there, without a record of where it came from: --again replaces it.")
-    made_as = {**asdict(Request()), **record.get("request", {})}  # an option that came later had its default
+    made_as = record.get("request", {})
+    if "date" not in record or not isinstance(made_as, dict):
+        raise CourseError(
+            f"{path.stem}.json beside {path} lacks its date or what was asked for: --again makes both anew."
+        )
+    made_as = {**asdict(Request()), **made_as}  # an option that came later had its default
     if request.source is not None and made_as != asdict(request):
         raise CourseError(
             f"{path} is there, made from another source or with other options (see {path.stem}.json): "
@@ -75,6 +91,7 @@ def _read(name: str, request: Request, downloads: Path) -> tuple[dict[str, np.nd
     path = None if request.source is None else Path(request.source)
     if path is not None and not path.exists():
         raise CourseError(f"{path} does not exist: --from needs a folder or a file.")
+    folders.check_names([path] if path else [])
     if path is not None and not originals.holds(name, path):
         return _read_own(name, request, path)
 
@@ -99,6 +116,10 @@ def _read_own(name: str, request: Request, path: Path) -> tuple[dict[str, np.nda
         original = originals.ORIGINALS[name]
         source = f"{original.source}; as given, not compared with the original files"
         facts = {"source": source, "licence": original.licence}
+    own_test = f"{path} has its own test set: leave out --test-fraction."
+    has_test = lists.training_list(path) or (path.is_dir() and "test" in folders.splits(path))
+    if has_test and request.test_fraction is not None:  # before anything is decoded
+        raise CourseError(own_test)
     print(f"{name}: reading {path}", flush=True)
 
     bad: list[str] = []
@@ -130,7 +151,7 @@ def _read_own(name: str, request: Request, path: Path) -> tuple[dict[str, np.nda
         print(f"{name}: no test set is given: {facts['test_set']}, becomes it")
         found = arrays.split(found, fraction, request.seed)
     elif request.test_fraction is not None:
-        raise CourseError(f"{path} has its own test set: leave out --test-fraction.")
+        raise CourseError(own_test)
     return found, facts
 
 

@@ -27,7 +27,7 @@ SHOWN = 3  # missing files that a refusal names
 class ImageFiles:
     """Images in files: `paths` below `root`, and `labels` int64 [N] in 0 .. classes - 1.
 
-    names: those of the classes, as far as the list says them; else empty.
+    names: those of the classes, as far as the list says them; else empty. named: its labels are names, not numbers.
     """
 
     root: Path
@@ -35,6 +35,7 @@ class ImageFiles:
     labels: Tensor
     classes: int
     names: tuple[str, ...] = ()
+    named: bool = False
 
     @property
     def counts(self) -> list[int]:
@@ -72,10 +73,10 @@ def read_list(list_file: str | Path, root: str | Path, classes: int | None = Non
 
 def check_classes(list_file: str | Path, labels: Sequence[int], classes: int) -> None:
     """CourseError unless every class 0 .. classes - 1 has an image, as in a training list."""
-    if absent := sorted(set(range(classes)) - set(labels)):
-        raise CourseError(
-            f"{list_file} has no image of class {absent[0]}: labels must be 0 .. C-1, each with an image."
-        )
+    there = set(labels)
+    absent = next((c for c in range(classes) if c not in there), None)  # one label may be huge: no set of all classes
+    if absent is not None:
+        raise CourseError(f"{list_file} has no image of class {absent}: labels must be 0 .. C-1, each with an image.")
 
 
 def find_images(

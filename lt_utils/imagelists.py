@@ -21,6 +21,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -43,6 +44,8 @@ def read(list_file: str | Path, root: str | Path, like: ImageFiles | None = None
     readers = {".csv": read_csv_list, ".json": read_inaturalist}
     if reader := readers.get(Path(list_file).suffix.lower()):
         return reader(list_file, root, like)
+    if like and like.named:
+        raise CourseError(f"{list_file} has numbers as labels and the training list has names: give both the same.")
     return read_list(list_file, root, like.classes if like else None)
 
 
@@ -63,13 +66,16 @@ def read_csv_list(list_file: str | Path, root: str | Path, like: ImageFiles | No
     list_file = Path(list_file)
     listed, given = _read_rows(list_file)
     known = _classname(list_file.with_name("classname.txt"))
-    if all(label.isdecimal() for label in given):
+    named = like.named if like else not all(label.isdecimal() for label in given)
+    if not named and all(label.isdecimal() for label in given):
         labels = [int(label) for label in given]
         classes = like.classes if like else max(labels) + 1
         if max(labels) >= classes:
             raise CourseError(
                 f"{list_file} has the label {max(labels)}; with {classes} classes the last is {classes - 1}."
             )
+        if like is None:
+            check_classes(list_file, labels, classes)
         names = like.names if like else _words(listed, labels, classes, known)
     else:
         names = like.names if like else _ordered(given, known, list_file)
@@ -77,11 +83,9 @@ def read_csv_list(list_file: str | Path, root: str | Path, like: ImageFiles | No
         if unknown := sorted(set(given) - set(number)):
             raise CourseError(f"{list_file} has the label {unknown[0]!r}, which is no class of the training list.")
         labels, classes = [number[label] for label in given], len(names)
-    if like is None:
-        check_classes(list_file, labels, classes)
-        if list_file.name == "train.csv":
-            _check_counts(list_file, labels, names)
-    return find_images(list_file, root, listed, labels, classes, names)
+    if like is None and list_file.name == "train.csv":
+        _check_counts(list_file, labels, names)
+    return replace(find_images(list_file, root, listed, labels, classes, names), named=named)
 
 
 def with_generated(files: ImageFiles, list_file: str | Path) -> tuple[ImageFiles, int]:
@@ -95,7 +99,7 @@ def with_generated(files: ImageFiles, list_file: str | Path) -> tuple[ImageFiles
         good = list(threads.map(_shows_something, (made.root / path for path in made.paths)))
     paths = tuple(path for path, is_good in zip(made.paths, good, strict=True) if is_good)
     labels = torch.cat([files.labels, made.labels[torch.tensor(good)]])
-    return ImageFiles(files.root, files.paths + paths, labels, files.classes, files.names), good.count(False)
+    return replace(files, paths=files.paths + paths, labels=labels), good.count(False)
 
 
 def _shows_something(path: Path) -> bool:
@@ -120,6 +124,8 @@ def _read_rows(list_file: Path) -> tuple[list[str], list[str]]:
         if at < 0:
             raise CourseError(f"{list_file} has a header without a column of paths: call it path, beside label.")
         rows = rows[1:]
+    elif rows and header[0] in PATHS:
+        raise CourseError(f"{list_file} has a header without a column of labels: call it label, beside {header[0]}.")
     if not rows:
         raise CourseError(f"The list {list_file} names no image: it needs one row path,label for each.")
     for number, row in rows:

@@ -56,7 +56,7 @@ def read_inaturalist(list_file: str | Path, root: str | Path, like: ImageFiles |
 def _read_parts(list_file: Path) -> list[list[tuple]]:
     """The pairs of `PARTS` that the file holds: (id, file_name), (image_id, category_id), (id, name)."""
     try:
-        content = json.loads(list_file.read_text(encoding="utf-8"))
+        content = json.loads(list_file.read_text(encoding="utf-8-sig"))
         parts = [[tuple(entry[key] for key in keys) for entry in content[part]] for part, keys in PARTS.items()]
         kinds = {type(pair[0]) for part in parts for pair in part} | {type(category) for _, category in parts[1]}
         if kinds - {int}:

@@ -195,6 +195,7 @@ def test_train_and_test_must_hold_the_same_classes(tmp_path, out, refused):
     )
     shutil.rmtree(tmp_path / "pets" / "train" / "owl")
     assert "has classes only in test: newt" in refused("pets", "--from", tmp_path / "pets")
+    assert "has its own test set" in refused("pets", "--from", tmp_path / "pets", "--test-fraction", 0.5)
 
 
 def test_a_folder_without_class_folders_is_refused(tmp_path, out, refused):
@@ -251,11 +252,16 @@ def test_arrays_without_a_test_set_are_split(tmp_path, out):
         ({"y_train": np.arange(12) % 3 - 1}, "labels -1 .. 1"),
         ({"y_train": np.arange(12) / 3}, "y_train is float64 [12]: it must hold 12 integers"),
         ({"y_train": np.arange(11)}, "y_train is int64 [11]: it must hold 12 integers"),
-        ({"y_train": np.arange(12) % 3 * 2}, "class 1 (1) has no train image"),
+        ({"y_train": np.arange(12) % 3 * 2}, "has no image of class 1"),
+        ({"y_train": np.arange(12) % 3 * 2, "classes": list("abcde")}, "class 1 (b) has no train image"),
+        ({"y_train": np.arange(12) % 3 * 10**9}, "has no image of class 1"),
+        ({"y_train": np.arange(12) % 3 * 10**9, "classes": CLASSES}, "labels 0 .. 2000000000; with 3 classes"),
+        ({"x_train": np.zeros((0, 8, 8, 3), np.uint8), "y_train": np.arange(0)}, "needs at least one image"),
+        ({"x_train": np.zeros((12, 0, 0, 3), np.uint8)}, "x_train is [12, 0, 0, 3]: it needs at least one image"),
         ({"y_train": None}, "it needs x_train and y_train"),
         ({"y_test": None}, "both or none of x_test and y_test"),
         ({"classes": np.array(CLASSES, dtype=object)}, "no .npz of plain arrays"),
-        ({"x_test": None, "y_test": None, "y_train": np.arange(12) % 3 * 9}, "of the 0 images of class 1"),
+        ({"x_test": None, "y_test": None, "y_train": np.arange(12) % 3 * 9}, "has no image of class 1"),
         ({"x_test": None, "y_test": None, "y_train": np.arange(12) % 3 - 1}, "labels -1 .. 1"),
     ],
 )
@@ -455,6 +461,10 @@ def test_an_altered_file_is_found_and_made_anew_if_asked(tmp_path, out, refused)
     assert "is not the file that pets.json describes" in refused("pets", "--from", source)
     run("pets", "--from", source, "--again")
     run("pets")
+    record = json.loads((out / "pets.json").read_text())
+    for broken in ({**record, "request": None}, {key: record[key] for key in record if key != "date"}):
+        (out / "pets.json").write_text(json.dumps(broken))
+        assert "lacks its date or what was asked for: --again" in refused("pets", "--from", source)
     (out / "pets.json").unlink()
     assert "without a record" in refused("pets")
 
@@ -482,6 +492,33 @@ def test_parts_left_by_a_killed_run_are_cleared(tmp_path, out):
     assert files_in(out) == ["pets.json", "pets.npz"]
 
 
+def test_a_second_run_at_the_same_time_is_refused_and_leaves_the_part_of_the_first(tmp_path, out, refused):
+    fcntl = pytest.importorskip("fcntl")
+    out.mkdir()
+    (out / ".pets~12345.npz.part").write_bytes(b"half of it")
+    with open(out / ".pets.lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "Another run" in refused("pets", "--from", tree(tmp_path / "pets"))
+    assert ".pets~12345.npz.part" in files_in(out)
+    run("pets", "--from", tmp_path / "pets")
+    assert files_in(out) == ["pets.json", "pets.npz"]
+
+
+@pytest.mark.parametrize("where", ["pets\udce9", "pets/owl/\udce9.png", "pets/\udce9"])
+def test_a_name_that_is_not_utf8_is_told_before_any_work(tmp_path, out, refused, monkeypatch, where):
+    monkeypatch.setattr(folders, "decode", lambda *_: pytest.fail("an image is decoded"))
+    first, _, _ = where.partition("/")
+    try:
+        tree(tmp_path / first)
+        if where.endswith("png"):
+            picture(1).save(tmp_path / where)
+        elif "/" in where:
+            (tmp_path / "pets" / "owl").rename(tmp_path / where)
+    except (OSError, UnicodeError):
+        pytest.skip("this file system has no such names")
+    assert "is not UTF-8: rename it" in refused("x", "--from", tmp_path / first)
+
+
 def test_a_full_disk_is_told_and_nothing_is_left(tmp_path, out, refused, monkeypatch):
     def full(file, **_):
         file.write(b"half of it")
@@ -505,6 +542,7 @@ def test_no_permission_to_write_is_told_and_the_old_set_stays(tmp_path, out, ref
         assert "cannot be written (Permission denied)" in refused("pets", "--from", source, "--again")
     assert files_in(out) == ["pets.json", "pets.npz"]
     run("pets")
+    monkeypatch.setattr(folders, "decode", lambda *_: pytest.fail("an image is decoded"))
     (tmp_path / "file").write_text("a file where a folder should be")
     assert "cannot be written" in refused("pets", "--from", source, "--to", tmp_path / "file")
 
@@ -521,6 +559,7 @@ def test_no_permission_to_write_is_told_and_the_old_set_stays(tmp_path, out, ref
         (["x", "--from", "{nowhere}"], "does not exist: --from needs a folder or a file"),
         (["x", "--from", "{text}"], "is no source for x: give a folder"),
         (["x", "--from", "{pets}", "--test-fraction", "1.5"], "a share between 0 and 1, not 1.5"),
+        (["x", "--from", "{pets}", "--size", "200000"], "need 960.0 GB of memory"),
         (["x", "--from", "{arrays}", "--size", "8"], "--size and --skip-bad are for folders of images"),
         (["x", "--from", "{arrays}", "--test-fraction", "0.1"], "has its own test set"),
         (["cifar10", "--size", "8"], "do not apply to the original files of cifar10"),
@@ -536,7 +575,9 @@ def test_mistakes_on_the_command_line(tmp_path, out, refused, arguments, message
     assert files_in(out) == []
 
 
-@pytest.mark.parametrize("options", [["--size", "0"], ["--size", "big"], ["--sizes", "8"], []])
+@pytest.mark.parametrize(
+    "options", [["--size", "0"], ["--seed", "-1"], ["--seed", "4294967296"], ["--size", "big"], ["--sizes", "8"], []]
+)
 def test_misused_options_end_with_status_two(options, capsys):
     with pytest.raises(SystemExit) as end:
         main(["x", *options] if options else [])

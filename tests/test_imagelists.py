@@ -10,10 +10,11 @@ import torch
 import yaml
 from PIL import Image
 
+from data_prep import folders
 from data_prep.__main__ import main
 from lt_utils import datasets, imagenet_lt
 from lt_utils.errors import CourseError
-from lt_utils.imagelists import read_csv_list, with_generated
+from lt_utils.imagelists import read, read_csv_list, with_generated
 from lt_utils.inaturalist import read_inaturalist
 from lt_utils.parameters import REPOSITORY
 
@@ -138,6 +139,8 @@ def spoil(mini, what):
         lines[3] = "data/images/x.jpg,1.0"
     elif what == "header":
         lines[0] = "where,label"
+    elif what == "wnid":
+        lines[0] = "filename,wnid"
     elif what == "empty":
         lines = lines[:1]
     elif what == "absent":
@@ -162,6 +165,7 @@ def spoil(mini, what):
         ("negative", r"train\.csv, line 4: the label '-1' must be a whole number from 0 or a name\."),
         ("fraction", r"line 4: the label '1\.0' must be a whole number"),
         ("header", r"header without a column of paths: call it path"),
+        ("wnid", r"header without a column of labels: call it label, beside filename"),
         ("empty", r"names no image: it needs one row path,label"),
         ("absent", r"no image of class 1: labels must be 0 \.\. C-1"),
         (
@@ -191,6 +195,24 @@ def test_a_test_list_with_other_classes_is_refused(mini):
     (mini / "more.csv").write_text("images/n0153282900000000.jpg,n02\n")
     with pytest.raises(CourseError, match="the label 'n02', which is no class of the training list"):
         read_csv_list(mini / "more.csv", mini, train)
+
+
+@pytest.mark.parametrize("name", ["test.csv", "gentrain.csv", "test.txt"])
+def test_numbers_are_refused_where_the_training_list_has_names(mini, name):
+    rewrite(mini / "train.csv", by_name)
+    (mini / "cls_label.json").unlink()
+    train = read_csv_list(mini / "train.csv", mini)
+    (mini / "test.txt").write_text("images/n0153282900000006.jpg 1\n")
+    with pytest.raises(CourseError, match="'[01]', which is no class of the training list|numbers as labels and the"):
+        read(mini / name, mini, train)
+
+
+@pytest.mark.parametrize("name, line", [("train.csv", "images/n0153282900000000.jpg,"), ("t.txt", "images/a.jpg ")])
+def test_a_huge_label_is_refused_at_once_and_not_counted_up_to(mini, name, line):
+    with open(mini / name, "a") as file:
+        file.write(f"{line}9999999999999\n")
+    with pytest.raises(CourseError, match="has no image of class [03]: labels must be"):
+        read(mini / name, mini)
 
 
 @pytest.mark.parametrize(
@@ -264,6 +286,8 @@ def test_inaturalist_is_read(nature):
     assert train.names == ("Bellis perennis", "Corvus corax")
     val = read_inaturalist(nature / "val2018.json", nature, train)
     assert val.labels.tolist() == [1, 0] and val.classes == 2
+    (nature / "val2018.json").write_bytes(b"\xef\xbb\xbf" + (nature / "val2018.json").read_bytes())
+    assert read_inaturalist(nature / "val2018.json", nature, train).paths == val.paths
     inside = read_inaturalist(nature / "train2018.json", nature / "train_val2018")
     assert inside.paths[1] == "Plantae/20/b.jpg"
 
@@ -406,6 +430,21 @@ def test_lists_that_data_prep_cannot_use(mini, nature, prepared):
     assert torch.equal(data.train_images.float().mean((2, 3)).argmax(1), data.train_labels)
     (nature / "val2018.json").unlink()
     assert "has train2018.json but no val2018.json: add it" in prepared("b", "--from", nature, "--size", 8)[0]
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        (("--size", 8, "--test-fraction", 0.5), "has its own test set"),
+        (("--size", 8), "test.csv has no image of class 2"),
+        (("--size", 200_000), "need 1,920.0 GB of memory"),
+    ],
+)
+def test_what_cannot_become_a_set_is_refused_before_images_are_decoded(mini, prepared, monkeypatch, options, told):
+    monkeypatch.setattr(folders, "decode", lambda *_: pytest.fail("an image is decoded"))
+    if len(options) == 2 and options[1] == 8:
+        rewrite(mini / "test.csv", lambda line: line.removesuffix(",2") + ",1" if line.endswith(",2") else line)
+    assert told in prepared("a", "--from", mini, *options)[0]
 
 
 def test_grey_images_among_them_become_rgb(mini, prepared):
