@@ -1,11 +1,23 @@
-"""ResNet-10, the encoder that papers on ImageNet-LT train (Liu et al. 2019, arXiv 1904.05160): torchvision's parts."""
+"""ResNet-10, the encoder that papers on ImageNet-LT train (Liu et al. 2019, arXiv 1904.05160): torchvision's parts.
+
+`train_encoder` trains it on images in files, `encode_files` has its features.
+"""
+
+import math
+from pathlib import Path
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torchvision.models import resnet
 
+from lt_utils.augment import unit
 from lt_utils.errors import CourseError
 from lt_utils.heads import WCDASHead, build_head
+from lt_utils.imagefiles import ImageFiles
+from lt_utils.imagestream import Stream, TestBatches, TrainingBatches, prefetched
+from lt_utils.progress import track
+from lt_utils.training import cosine, device, train
 
 # Of the training images of ImageNet-LT, in 0..1, as published with LiVT.
 IMAGENET_LT_MEAN = (0.479672, 0.457713, 0.407721)
@@ -54,3 +66,48 @@ class ResNet10(resnet.ResNet):
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, C] of images [B, 3, H, W] in 0..1."""
         return self.head(self.features(images))
+
+
+def train_encoder(
+    files: ImageFiles,
+    *,
+    head: str = "linear",
+    epochs: int = 90,
+    batch: int = 128,
+    rate: float = 0.2,
+    decay: float = 5e-4,
+    seed: int = 0,
+    size: int = 224,
+    workers: int | None = None,
+    checkpoint: str | Path | None = None,
+    label: str = "ResNet-10",
+) -> ResNet10:
+    """Train ResNet-10 with cross-entropy on the logits of its head: SGD, momentum 0.9, cosine rate; the last epoch.
+
+    Goes on from `checkpoint` if that is there. Prints which share of the time the training waited for images.
+    """
+    torch.manual_seed(seed)
+    model = ResNet10(files.classes, head).to(device(), memory_format=torch.channels_last)
+    steps = epochs * math.ceil(len(files) / batch)
+    stream = Stream(TrainingBatches(files, steps, batch, seed, size), workers)
+
+    def loss(model: nn.Module, index: Tensor) -> Tensor:
+        images, labels = stream(index)
+        return F.cross_entropy(model(unit(images)), labels)
+
+    optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9, weight_decay=decay)
+    facts = dict(n=len(files), steps=steps, batch=batch, optimizer=optimizer, lr=cosine, seed=seed)
+    loop = list(track(train(model, loss, checkpoint=checkpoint, **facts), label))
+    if len(loop) > 1:
+        share = stream.waited / (loop[-1].seconds - loop[0].seconds)
+        print(f"{label}: it waited for images {share:.0%} of the time", flush=True)
+    return model.eval()
+
+
+@torch.no_grad()
+def encode_files(model: ResNet10, files: ImageFiles, size: int = 224, workers: int | None = None) -> Tensor:
+    """Features [N, 512] of all images in the order of their list, without augmentation, on the model's device."""
+    where = next(model.parameters()).device
+    batches = prefetched(TestBatches(files, size=size), workers=workers, pin=where.type == "cuda")
+    model.eval()
+    return torch.cat([model.features(unit(images.to(where, non_blocking=True))) for images, _ in batches])

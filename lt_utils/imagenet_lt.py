@@ -17,25 +17,21 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from lt_utils import checkpoints, datasets, imagelists, parameters, runs
-from lt_utils.augment import unit
 from lt_utils.errors import CourseError, choose
 from lt_utils.feature_diffusion import train_feature_diffusion
 from lt_utils.features import Encoded
-from lt_utils.heads import build_head
+from lt_utils.heads import HEADS, build_head
 from lt_utils.imagefiles import ImageFiles
-from lt_utils.imagenet_encoders import ResNet10
-from lt_utils.imagestream import Stream, TestBatches, TrainingBatches, prefetched
+from lt_utils.imagenet_encoders import ResNet10, encode_files, train_encoder
 from lt_utils.longtail import group_indices
 from lt_utils.plan import read_yaml
-from lt_utils.progress import track
 from lt_utils.retraining import result_rows, retrain_head, test_scores
 from lt_utils.sources import CONTROLS, amounts_to_labels, ratio_amounts
 from lt_utils.tables import markdown
-from lt_utils.training import cosine, device, train
+from lt_utils.training import device
 
 STAGES = ("train", "encode", "retrain")
 # What a configuration must say, with a value of the right kind for each.
@@ -48,7 +44,7 @@ SETTINGS |= {"methods": {"CE": METHOD}, "generator": GENERATOR, "retraining": RE
 
 
 def read_settings(path: str | Path) -> dict:
-    """The content of config/imagenet_lt.yaml. CourseError for a key that is missing, unknown or of the wrong kind."""
+    """The content of config/imagenet_lt.yaml. CourseError for a key that is missing, unknown or without sense."""
     settings, name = read_yaml(Path(path)), Path(path).name
     if isinstance(settings, dict):
         settings.setdefault("name", SETTINGS["name"])
@@ -57,6 +53,15 @@ def read_settings(path: str | Path) -> dict:
         _check(settings[part], SETTINGS[part], f"{name}, {part}")
     for method, values in settings["methods"].items():
         _check(values, METHOD, f"{name}, {method}")
+        choose("head", values["head"], HEADS)
+    folders = {str(method).lower() for method in settings["methods"]}
+    if not folders or len(folders) < len(settings["methods"]):
+        raise CourseError(f"{name}: methods must be one or more, of names that differ in more than capitals.")
+    if not settings["seeds"] or not all(type(seed) is int and seed >= 0 for seed in settings["seeds"]):
+        raise CourseError(f"{name}: seeds must be a list of whole numbers from 0, not {settings['seeds']}.")
+    workers = settings["workers"]
+    if workers is not None and not (type(workers) is int and workers >= 0):
+        raise CourseError(f"{name}: workers must be null or a whole number from 0, not {workers!r}.")
     choose("group", settings["retraining"]["group"], ("all", "many", "medium", "few"))
     return settings
 
@@ -66,6 +71,10 @@ def _check(values: object, known: dict, where: str) -> None:
         lacks = "nothing" if not isinstance(values, dict) else f"no {missing[0]}"
         raise CourseError(f"{where} says {lacks}: it needs {', '.join(known)}.")
     parameters.check(values, known, where)
+    for key, value in values.items():
+        least = int(type(known[key]) is int)  # sizes and lengths from 1; rates and ratios from 0
+        if type(known[key]) in (int, float) and not least <= value < math.inf:
+            raise CourseError(f"{where}: {key} must be a number from {least}, not {value}.")
 
 
 def read_lists(settings: dict) -> tuple[ImageFiles, ImageFiles]:
@@ -75,52 +84,7 @@ def read_lists(settings: dict) -> tuple[ImageFiles, ImageFiles]:
     return first, imagelists.read(folder / test_files["list"], folder / test_files["root"], first)
 
 
-# -------------------------------------------------------------------------------------------------------------- encoder
-def train_encoder(
-    files: ImageFiles,
-    *,
-    head: str = "linear",
-    epochs: int = 90,
-    batch: int = 128,
-    rate: float = 0.2,
-    decay: float = 5e-4,
-    seed: int = 0,
-    size: int = 224,
-    workers: int | None = None,
-    checkpoint: str | Path | None = None,
-    label: str = "ResNet-10",
-) -> ResNet10:
-    """Train ResNet-10 with cross-entropy on the logits of its head: SGD, momentum 0.9, cosine rate; the last epoch.
-
-    Goes on from `checkpoint` if that is there. Prints which share of the time the training waited for images.
-    """
-    torch.manual_seed(seed)
-    model = ResNet10(files.classes, head).to(device(), memory_format=torch.channels_last)
-    steps = epochs * math.ceil(len(files) / batch)
-    stream = Stream(TrainingBatches(files, steps, batch, seed, size), workers)
-
-    def loss(model: nn.Module, index: Tensor) -> Tensor:
-        images, labels = stream(index)
-        return F.cross_entropy(model(unit(images)), labels)
-
-    optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9, weight_decay=decay)
-    facts = dict(n=len(files), steps=steps, batch=batch, optimizer=optimizer, lr=cosine, seed=seed)
-    loop = list(track(train(model, loss, checkpoint=checkpoint, **facts), label))
-    if len(loop) > 1:
-        share = stream.waited / (loop[-1].seconds - loop[0].seconds)
-        print(f"{label}: it waited for images {share:.0%} of the time", flush=True)
-    return model.eval()
-
-
-@torch.no_grad()
-def encode_files(model: ResNet10, files: ImageFiles, size: int = 224, workers: int | None = None) -> Tensor:
-    """Features [N, 512] of all images in the order of their list, without augmentation, on the model's device."""
-    where = next(model.parameters()).device
-    batches = prefetched(TestBatches(files, size=size), workers=workers, pin=where.type == "cuda")
-    model.eval()
-    return torch.cat([model.features(unit(images.to(where, non_blocking=True))) for images, _ in batches])
-
-
+# ------------------------------------------------------------------------------------------------------------- features
 def save_features(path: Path, model: ResNet10, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> None:
     """Write (features, labels) of the training and test images, and the head of `model`, as `load_features` reads it."""
     tensors = {"train": train[0], "train_labels": train[1], "test": test[0], "test_labels": test[1]}
@@ -191,6 +155,12 @@ def run_all(settings: dict, stages: tuple[str, ...] = STAGES) -> None:
     lists = dict(zip(("training", "test"), read_lists(settings), strict=True))
     for name, files in lists.items():
         print(f"{name}: {files}", flush=True)
+    for method, recipe in settings["methods"].items():
+        if settings["size"] <= 32 and (len(lists["training"]) - 1) % recipe["batch"] == 0:
+            raise CourseError(
+                f"{method}: a batch has one image alone, whose features at size 32 or less are one number a channel, which "
+                "batch normalisation cannot train on: choose another batch."
+            )
     for method, recipe in settings["methods"].items():
         for seed in settings["seeds"]:
             data = {key: settings[key] for key in ("train", "test", "size")}

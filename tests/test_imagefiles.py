@@ -20,6 +20,7 @@ from lt_utils.files import read_json
 from lt_utils.heads import CosineHead, WCDASHead
 from lt_utils.imagefiles import read_image, read_list
 from lt_utils.imagenet_encoders import ResNet10
+from lt_utils.imagenet_lt import GENERATOR, METHOD, RETRAINING
 from lt_utils.imagestream import Stream, TestBatches, TrainingBatches, prefetched
 from lt_utils.parameters import REPOSITORY
 from lt_utils.sources import CONTROLS
@@ -394,10 +395,32 @@ def test_the_encoder_learns_the_colours(files, capsys):
         ({"size": "-"}, [], "tiny.yaml says no size"),
         ({"train": "train.txt"}, [], "tiny.yaml: parameter train must be a dict"),
         ({"methods": {"CE": {"head": "linear"}}}, [], "tiny.yaml, CE says no epochs"),
+        ({"seeds": []}, [], "tiny.yaml: seeds must be a list of whole numbers from 0"),
+        ({"seeds": [-1]}, [], r"from 0, not \[-1\]"),
+        ({"seeds": ["0"]}, [], r"from 0, not \['0'\]"),
+        ({"seeds": [0.5]}, [], r"from 0, not \[0.5\]"),
+        ({"workers": "two"}, [], "workers must be null or a whole number from 0, not 'two'"),
+        ({"workers": -1}, [], "workers must be null"),
+        ({"workers": 1.5}, [], "workers must be null"),
+        ({"size": 0}, [], "tiny.yaml: size must be a number from 1, not 0"),
+        ({"methods": {}}, [], "methods must be one or more"),
+        ({"methods": {"CE": METHOD, "ce": METHOD}}, [], "names that differ in more than capitals"),
+        ({"methods": {"CE": METHOD | {"head": "linaer"}}}, [], "Did you mean 'linear'"),
+        ({"methods": {"CE": METHOD | {"epochs": 0}}}, [], "tiny.yaml, CE: epochs must be a number from 1, not 0"),
+        ({"methods": {"CE": METHOD | {"batch": 0}}}, [], "CE: batch must be a number from 1"),
+        ({"methods": {"CE": METHOD | {"batch": 7}}}, [], "CE: a batch has one image alone"),
+        ({"methods": {"CE": METHOD | {"rate": float("nan")}}}, [], "CE: rate must be a number from 0, not nan"),
+        ({"generator": GENERATOR | {"width": 0}}, [], "generator: width must be a number from 1"),
+        ({"retraining": RETRAINING | {"ratio": -1}}, [], "retraining: ratio must be a number from 0, not -1"),
+        ({"retraining": RETRAINING | {"epochs": 0}}, [], "retraining: epochs must be a number from 1"),
         ({"test": {"list": "train.txt", "root": "val"}}, [], "15 of the 15 images that .* are not below"),
     ],
 )
-def test_what_cannot_run_is_one_sentence(config, capsys, changes, stages, told):
+def test_what_cannot_run_is_one_sentence(config, capsys, monkeypatch, changes, stages, told):
+    for work in ("train_encoder", "retrained_rows"):
+        monkeypatch.setattr(imagenet_lt, work, lambda *_, **__: pytest.fail("it began to work"))
+    if not stages:  # a mistake in the configuration is told before a run is moved aside
+        monkeypatch.setattr(imagenet_lt.runs, "claim", lambda *_: pytest.fail("it claimed the folder"))
     assert imagenet_lt.main([config(**changes), *stages]) == 2
     error = capsys.readouterr().err
     assert re.search(told, error) and error.count("\n") == 1
