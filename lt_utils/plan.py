@@ -9,6 +9,7 @@ for a stored output or a sentence that was reworded.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -17,10 +18,16 @@ from pathlib import Path
 from .errors import CourseError, choose
 from .files import read_json, write_json
 from .parameters import REPOSITORY, check, code_cells, declared, notebook_path
-from .runs import root, run_name
+from .runs import IDENTITY, PLACES, root, run_name
 
 KEYS = ("profile", "datasets", "imbalances", "seeds", "gpu", "notebooks")
 NOTEBOOK_KEYS = ("once", "seconds", "parameters", "by_dataset", "datasets", "imbalances", "seeds")
+ONCE = ("00_start_here", "12_scoreboard")  # they run once for all data sets, imbalance factors and seeds
+LISTS = {  # key: the entries if it is missing, what an entry is in words, and how that is seen
+    "datasets": ([], "names of data sets", lambda value: isinstance(value, str)),
+    "imbalances": ([100], "numbers from 1 to 100000", lambda value: type(value) in (int, float) and 1 <= value <= 1e5),
+    "seeds": ([0], "whole numbers, 0 or more", lambda value: type(value) is int and value >= 0),
+}
 
 
 @dataclass(frozen=True)
@@ -52,16 +59,19 @@ def read_yaml(path: Path) -> object:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise CourseError(f"{path} cannot be read ({error.strerror}); see config/ for those there are.") from error
-    except yaml.YAMLError as error:
-        raise CourseError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CourseError(f"{path} is not valid YAML in UTF-8: {' '.join(str(error).split())}.") from error
 
 
 def read_config(path: Path) -> dict:
     """Content of a config/*.yaml; CourseError if it is no such file or lacks its main keys."""
     config = read_yaml(path)
     parts = (config.get("profile"), config.get("notebooks")) if isinstance(config, dict) else (None, None)
-    if not isinstance(parts[0], str) or not isinstance(parts[1], dict) or not parts[1]:
-        raise CourseError(f"{path} must have the keys profile (a name) and notebooks (what each of them runs with).")
+    named = isinstance(parts[0], str) and re.fullmatch(r"\w[\w.-]*", parts[0])  # it becomes a folder below the runs
+    if not named or not isinstance(parts[1], dict) or not parts[1]:
+        raise CourseError(
+            f"{path} must have the keys profile (a name of letters, digits and . _ -) and notebooks (what each runs with)."
+        )
     return config
 
 
@@ -74,36 +84,60 @@ def plan(config: Mapping[str, object]) -> list[Wanted]:
         choose("key of the configuration", key, KEYS)
     wanted = []
     for notebook, settings in config["notebooks"].items():
-        settings = settings or {}
+        known = declared(notebook_path(notebook))
+        settings = _pairs(settings, notebook)
         for key in settings:
             choose(f"key of {notebook} in the configuration", key, NOTEBOOK_KEYS)
-        known = declared(notebook_path(notebook))
-        for name, parameters in _spread(config, settings):
+        if bool(settings.get("once")) != (notebook in ONCE):
+            how = "needs once: true" if notebook in ONCE else "runs for each data set and seed: take once out"
+            raise CourseError(f"{notebook} {how}; {' and '.join(ONCE)} run once.")
+        seconds = settings.get("seconds", 60)
+        if type(seconds) not in (int, float) or not 0 < seconds < float("inf"):
+            raise CourseError(
+                f"{notebook}: seconds must be a number above 0, a guess how long a run takes, not {seconds!r}."
+            )
+        for name, parameters in _spread(config, notebook, settings):
             check(parameters, known, notebook)
             parameters["RUN"] = f"{config['profile']}/{notebook}/{name}"
             check({"RUN": parameters["RUN"]}, known, notebook)
-            wanted.append(Wanted(config["profile"], notebook, name, parameters, float(settings.get("seconds", 60))))
+            wanted.append(Wanted(config["profile"], notebook, name, parameters, float(seconds)))
     _check_data({run.parameters["DATASET"] for run in wanted if "DATASET" in run.parameters})
     return wanted
 
 
-def _spread(config: Mapping, settings: Mapping) -> list[tuple[str, dict[str, object]]]:
+def _pairs(value: object, where: str) -> dict:
+    """A mapping in the configuration, {} if it was left empty; CourseError for anything else."""
+    if value is not None and not isinstance(value, dict):
+        raise CourseError(f"The configuration's {where} must be `name: value` pairs, not {value!r}.")
+    return dict(value or {})
+
+
+def _spread(config: Mapping, notebook: str, settings: Mapping) -> list[tuple[str, dict[str, object]]]:
     """(run name, parameters) of one notebook over its data sets, imbalance factors and seeds; "all" if it runs once."""
-    fixed = dict(settings.get("parameters") or {})
-    if settings.get("once"):
+    fixed = _pairs(settings.get("parameters"), f"parameters of {notebook}")
+    special = _pairs(settings.get("by_dataset"), f"by_dataset of {notebook}")
+    special = {one: _pairs(values, f"by_dataset of {notebook}, {one},") for one, values in special.items()}
+    for name in PLACES if notebook in ONCE else (*PLACES, *IDENTITY):
+        if any(name in given for given in (fixed, *special.values())):
+            raise CourseError(
+                f"{notebook}: {name} cannot be set under parameters or by_dataset: the batch sets RUN, and the lists "
+                "datasets, imbalances and seeds set the others."
+            )
+    if notebook in ONCE:
         return [("all", fixed)]
     lists = {}
-    for key, default in (("datasets", []), ("imbalances", [100]), ("seeds", [0])):
+    for key, (default, words, fits) in LISTS.items():
         lists[key] = settings.get(key, config.get(key, default))
         if not isinstance(lists[key], list) or not lists[key]:
             raise CourseError(f"The configuration's {key} must be a list with at least one entry, not {lists[key]!r}.")
-        if key != "datasets" and not all(type(value) in (int, float) for value in lists[key]):
-            raise CourseError(f"The configuration's {key} must be numbers, not {lists[key]!r}.")
+        if not all(fits(value) for value in lists[key]):
+            raise CourseError(f"The configuration's {key} must be {words}, not {lists[key]!r}.")
+    for dataset in special:
+        choose(f"data set under by_dataset of {notebook}", dataset, lists["datasets"])
     spread = []
     for dataset, imbalance, seed in product(*lists.values()):
         place = {"DATASET": dataset, "IMBALANCE": imbalance, "SEED": seed}
-        special = (settings.get("by_dataset") or {}).get(dataset, {})
-        spread.append((run_name(place), place | fixed | special))
+        spread.append((run_name(place), place | fixed | special.get(dataset, {})))
     return spread
 
 
