@@ -35,8 +35,10 @@ def run_one(paper: Path, upstream: list[Path]) -> int:
     Returns the exit status: 0 finished (or already was), 1 the notebook failed, 2 it was refused.
     """
     want = read_json(paper)
-    if want is None:
-        raise CourseError(f"{paper} cannot be read; start the batch with python -m lt_utils.batch, which writes it.")
+    if not {"notebook", "folder", "parameters"} <= set(want or ()):
+        raise CourseError(
+            f"{paper} is no paper of a run; start the batch with python -m lt_utils.batch, which writes it."
+        )
     folder = root() / want["folder"]
     watch_batch()
     earlier = [read_json(path) or {} for path in upstream]
@@ -185,7 +187,9 @@ def tell(want: dict, event: str, **facts: object) -> None:
     """One line for the batch that watches (see batch.py)."""
     profile = want["folder"].split("/")[0]
     line = {"event": event, "folder": want["folder"], "time": round(time.time(), 2), **facts}
-    with open(root() / profile / ".batch" / "events.jsonl", "a", encoding="utf-8") as file:
+    events = root() / profile / ".batch" / "events.jsonl"
+    events.parent.mkdir(parents=True, exist_ok=True)  # started by hand, there may be no batch
+    with open(events, "a", encoding="utf-8") as file:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
@@ -210,11 +214,15 @@ def watch_batch(every: float = 1.0) -> None:
 
 def main(arguments: list[str]) -> int:
     """python -m lt_utils.execute PAPER [.done of the runs it builds on ...]: what the rules of the Snakefile call."""
+    if not arguments:
+        print("Give the paper of a run; python -m lt_utils.batch starts this and does so.", file=sys.stderr)
+        return 2
+    paper, *upstream = map(Path, arguments)
     try:
-        return run_one(Path(arguments[0]), [Path(path) for path in arguments[1:]])
+        return run_one(paper, upstream)
     except CourseError as error:
-        want = read_json(Path(arguments[0]))
-        if want is not None:
+        want = read_json(paper)
+        if "folder" in (want or ()):
             tell(want, "fail", seconds=0.0, error=str(error))
         print(error, file=sys.stderr)
         return 2

@@ -4,6 +4,7 @@ nbval compares stored outputs with new ones, but it passes a notebook whose outp
 a notebook is built. Each gate here looks at one thing and says where and why it refuses.
 """
 
+import argparse
 import ast
 import json
 import re
@@ -14,7 +15,8 @@ from io import StringIO
 from pathlib import Path
 
 from .claims import rows_with_numbers, unmarked
-from .parameters import assignments
+from .errors import CourseError
+from .parameters import assignments, read_notebook
 
 LINES = 40  # of a code cell, at most
 HEADINGS = 8  # H2, at most
@@ -225,17 +227,24 @@ GATES: tuple[Gate, ...] = (
 
 
 def problems(path: Path) -> list[str]:
-    """Everything that the gates refuse in a notebook, one sentence each; empty if it passes."""
-    notebook = json.loads(Path(path).read_text(encoding="utf-8"))
+    """Everything that the gates refuse in a notebook, one sentence each; empty if it passes. CourseError if it is none."""
+    notebook = read_notebook(path)
     return [f"{Path(path).name}: {found}" for gate in GATES for found in gate(notebook)]
 
 
-def main(arguments: list[str]) -> int:
-    """Print what is refused; exit status 1 if anything is."""
-    found = [problem for path in arguments for problem in problems(Path(path))]
-    print("\n".join(found) if found else f"{len(arguments)} notebooks pass all {len(GATES)} gates.")
+def main(arguments: list[str] | None = None) -> int:
+    """Print what is refused; exit status 1 if anything is, 2 if a file is no notebook."""
+    parser = argparse.ArgumentParser(prog="python -m lt_utils.gates", description=__doc__.splitlines()[0])
+    parser.add_argument("notebooks", nargs="+", type=Path)
+    paths = parser.parse_args(arguments).notebooks
+    try:
+        found = [problem for path in paths for problem in problems(path)]
+    except CourseError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print("\n".join(found) if found else f"{len(paths)} notebooks pass all {len(GATES)} gates.")
     return 1 if found else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -37,15 +37,23 @@ def notebook_path(notebook: str, folder: Path | None = None) -> Path:
     return folder / f"{notebook}.ipynb"
 
 
+def read_notebook(path: Path) -> dict:
+    """Content of a notebook file; CourseError if there is none or it holds something else."""
+    try:
+        notebook = json.loads(Path(path).read_text(encoding="utf-8"))
+        _ = [(cell["cell_type"], cell["source"]) for cell in notebook["cells"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CourseError(
+            f"{path} cannot be read as a notebook ({type(error).__name__}); check its name, or restore the file."
+        ) from error
+    return notebook
+
+
 def code_cells(path: Path) -> list[dict]:
     """The code cells of a notebook file, each with its text joined under "source" and its list of "tags"."""
-    try:
-        cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CourseError(f"{path} cannot be read as a notebook ({type(error).__name__}); restore the file.") from error
     return [
         cell | {"source": "".join(cell["source"]), "tags": list(cell.get("metadata", {}).get("tags", []))}
-        for cell in cells
+        for cell in read_notebook(path)["cells"]
         if cell["cell_type"] == "code"
     ]
 
@@ -91,7 +99,7 @@ def check(values: Mapping[str, object], known: Mapping[str, object], notebook: s
     """Refuse values that a notebook does not declare, or of another type than the default (an int may be a float)."""
     for name, value in values.items():
         if name not in known:
-            near = get_close_matches(name, known, n=1)
+            near = get_close_matches(str(name), known, n=1)
             hint = f": did you mean {near[0]}?" if near else "."
             raise CourseError(f"{notebook}: unknown parameter {name}{hint} Known: {', '.join(known) or 'none'}.")
         if not _fits(value, known[name]):

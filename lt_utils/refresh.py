@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 from .errors import CourseError
 from .gates import problems
+from .parameters import read_notebook
 from .progress import duration
 
 KEPT = ("tags",)  # of a cell's metadata
@@ -24,6 +25,7 @@ def execute(path: Path) -> float:
     import nbformat
     from nbconvert.preprocessors import CellExecutionError, CoalesceStreamsPreprocessor, ExecutePreprocessor
 
+    read_notebook(path)  # refuses in one sentence what is no notebook
     notebook = nbformat.read(path, as_version=4)
     begin = time.monotonic()
     try:

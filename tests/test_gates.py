@@ -202,6 +202,25 @@ def test_the_command_line(good, tmp_path, capsys):
     assert capsys.readouterr().out == "good.ipynb: 2 figures in the outputs; 3 to 8\n"
 
 
+@pytest.mark.parametrize("content", [None, "", "no JSON", "{}", "[]", '{"cells": [{}]}', b"\xff"])
+@pytest.mark.parametrize("command", [gates.main, refresh.main])
+def test_what_is_no_notebook_is_one_sentence(tmp_path, capsys, command, content):
+    path = tmp_path / "odd.ipynb"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert command([str(path)]) == 2
+    said = capsys.readouterr()
+    assert "odd.ipynb cannot be read as a notebook" in said.err and said.err.count("\n") == 1 and not said.out
+
+
+def test_gates_ask_for_a_notebook(tmp_path, capsys):
+    assert gates.main([str(tmp_path)]) == 2
+    for arguments, status in (([], 2), (["--help"], 0)):
+        with pytest.raises(SystemExit) as ended:
+            gates.main(arguments)
+        assert ended.value.code == status
+
+
 def test_nbval_sees_one_altered_digit_but_not_stripped_outputs(tmp_path, notebook):
     """The reason for the gate `executed`: strict nbval passes a notebook without outputs."""
     path = notebook(tmp_path / "right.ipynb", {"SEED": 0}, "print('accuracy', 69.1)", "6 * 7")
