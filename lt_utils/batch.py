@@ -39,7 +39,8 @@ def run(config_path: Path, jobs: int = 1, again: bool = False, options: list[str
         options: further options of Snakemake, such as ["--profile", "profiles/slurm"].
 
     Raises:
-        CourseError: anything in the configuration that does not fit, or another batch in the same folder.
+        CourseError: anything in the configuration that does not fit, another batch in the same folder, or no room for
+            the report.
     """
     begin = time.monotonic()
     config = read_config(config_path)
@@ -67,10 +68,10 @@ def run(config_path: Path, jobs: int = 1, again: bool = False, options: list[str
     board = Board(folder, todo, jobs)
     print(board.opening(len(wanted)), flush=True)
     status = _watch(command, environment, board)
-    page = report.build(folder, wanted)
-    print(_older(wanted) + board.closing(len(wanted)))
+    print(_older(wanted) + board.closing(len(wanted)), flush=True)  # before the report: a full disk may prevent that
     if status and not board.failed:
         print(f"Snakemake ended with status {status}: see {os.path.relpath(folder / '.batch' / 'snakemake.log')}.")
+    page = report.build(folder, wanted)
     print(f"{duration(time.monotonic() - begin)} in all. Report: {os.path.relpath(page)}")
     return 1 if status or board.failed else 0
 

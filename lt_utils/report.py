@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from .errors import CourseError
 from .files import read_json
 from .parameters import notebook_path
 from .plan import Wanted
@@ -25,7 +26,7 @@ div.wide { overflow-x: auto; }
 
 
 def build(folder: Path, wanted: list[Wanted]) -> Path:
-    """Convert what was executed to HTML, write <folder>/index.html anew and return its path."""
+    """Convert what was executed to HTML, write <folder>/index.html anew and return its path. CourseError: no room."""
     for one in wanted:
         _convert(one.folder / "notebook.ipynb")
     abouts = [about for one in wanted if (about := read_json(one.folder / "batch.json"))]
@@ -38,16 +39,14 @@ def build(folder: Path, wanted: list[Wanted]) -> Path:
         _made_with(abouts),
     ]
     page = folder / "index.html"
-    part = folder / "index.html.part"
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
     title = f"<title>Course report: {html.escape(folder.name)}</title>"
-    part.write_text(
+    _write(
+        page,
         f"<!DOCTYPE html>\n<html lang='en'><head>{head}{title}</head>\n<body>\n"
         + "\n".join(parts)
         + "\n</body></html>\n",
-        encoding="utf-8",
     )
-    part.replace(page)
     return page
 
 
@@ -59,7 +58,19 @@ def _convert(notebook: Path) -> None:
     from nbconvert import HTMLExporter  # here, because its import takes longer than a batch with nothing to do
 
     body, _ = HTMLExporter().from_filename(str(notebook))
-    page.write_text(body, encoding="utf-8")
+    _write(page, body)
+
+
+def _write(page: Path, text: str) -> None:
+    """The whole page or none of it: half a page, newer than its notebook, would stay. CourseError if there is no room."""
+    part = page.with_name(page.name + ".part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(page)
+    except OSError as error:
+        raise CourseError(
+            f"The report's {page} cannot be written ({error.strerror}); make room and give the same command again."
+        ) from error
 
 
 def title_of(notebook: Path) -> str:

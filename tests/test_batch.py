@@ -30,12 +30,12 @@ FAIL = "from lt_utils.errors import CourseError\nraise CourseError('the tail is 
 
 @pytest.fixture
 def course(tmp_path, monkeypatch, notebook):
-    """A folder with four small notebooks and none run yet; returns a function that writes a configuration."""
+    """A folder with five small notebooks and none run yet; returns a function that writes a configuration."""
     monkeypatch.setenv("LT_NOTEBOOKS", str(tmp_path / "notebooks"))
     monkeypatch.setenv("LT_RUNS", str(tmp_path / "runs"))
     monkeypatch.delenv("MAKELEVEL", raising=False)
     monkeypatch.chdir(tmp_path)
-    names = ("01_long_tailed_data", "03_encoders", "04_ddpm_from_scratch", "07_latent_diffusion")
+    names = ("00_start_here", "01_long_tailed_data", "03_encoders", "04_ddpm_from_scratch", "07_latent_diffusion")
     for name in names:
         notebook(tmp_path / "notebooks" / f"{name}.ipynb", PARAMETERS, OPEN.format(name=name), WORK.format())
 
@@ -177,7 +177,32 @@ def test_stopped_and_killed_in_the_middle(course):
         ({"03_encoders": {}}, {"dataset": []}, "Unknown key of the configuration 'dataset'"),
         ({"03_encoders": {}}, {"seeds": 3}, "seeds must be a list with at least one entry, not 3"),
         ({"03_encoders": {}}, {"imbalances": ["100"]}, "imbalances must be numbers"),
-        ({"03_encoders": {}}, {"profile": 3}, "must have the keys profile"),
+        *[
+            ({"03_encoders": {}}, {"profile": name}, "must have the keys profile")
+            for name in (3, "", "../../x", "/abs")
+        ],
+        *[({"03_encoders": {}}, {"seeds": [seed]}, "seeds must be whole numbers, 0 or more") for seed in (-1, 0.5)],
+        *[({"03_encoders": {}}, {"imbalances": [f]}, "imbalances must be numbers from 1") for f in (0.5, float("inf"))],
+        ({"03_encoders": {}}, {"datasets": [["a"]]}, "datasets must be names of data sets"),
+        ({"03_encoders": 3}, {}, "03_encoders must be `name: value` pairs, not 3"),
+        ({"03_encoders": {"parameters": ["WAIT"]}}, {}, "parameters of 03_encoders must be `name: value` pairs"),
+        ({"03_encoders": {"parameters": "WAIT"}}, {}, "parameters of 03_encoders must be `name: value` pairs"),
+        ({"03_encoders": {"parameters": {3: 1}}}, {}, "03_encoders: unknown parameter 3"),
+        ({"03_encoders": {"by_dataset": [DATA]}}, {}, "by_dataset of 03_encoders must be `name: value` pairs"),
+        ({"03_encoders": {"by_dataset": {DATA: 3}}}, {}, f"by_dataset of 03_encoders, {DATA}, must be"),
+        ({"03_encoders": {"by_dataset": {DATA[:-1]: {}}}}, {}, f"Unknown data set under by_dataset .* mean '{DATA}'"),
+        *[
+            ({"03_encoders": {"parameters": {name: PARAMETERS[name]}}}, {}, f"03_encoders: {name} cannot be set under")
+            for name in ("DATASET", "IMBALANCE", "SEED", "RUN")
+        ],
+        ({"03_encoders": {"by_dataset": {DATA: {"SEED": 5}}}}, {}, "03_encoders: SEED cannot be set under"),
+        ({"00_start_here": {"once": True, "parameters": {"RUN": "x"}}}, {}, "00_start_here: RUN cannot be set under"),
+        ({"00_start_here": {}}, {}, "00_start_here needs once: true"),
+        ({"03_encoders": {"once": True}}, {}, "03_encoders runs for each data set and seed: take once out"),
+        *[
+            ({"03_encoders": {"seconds": s}}, {}, "03_encoders: seconds must be a number")
+            for s in ("fast", [1], 0, None)
+        ],
         ({"03_encoders": {}}, {"datasets": ["fashion-mnist-smal"]}, "Unknown data set .* Known: fashion-mnist-small"),
         (
             {"03_encoders": {}},
@@ -198,8 +223,62 @@ def test_a_missing_or_broken_configuration_is_one_sentence(course, capsys):
     assert main(["nowhere.yaml"]) == 2
     Path("broken.yaml").write_text("a: [1")
     assert main(["broken.yaml"]) == 2
+    Path("latin.yaml").write_bytes("profile: größe".encode("latin-1"))
+    assert main(["latin.yaml"]) == 2
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2 and said[0].startswith("nowhere.yaml cannot be read") and "not valid YAML" in said[1]
+    assert len(said) == 3 and said[0].startswith("nowhere.yaml cannot be read")
+    assert "not valid YAML" in said[1] and "not valid YAML" in said[2]
+
+
+def test_a_data_set_of_its_own_may_be_left_empty_and_a_notebook_that_runs_once_given_any(course):
+    notebooks = {
+        "00_start_here": {"once": True, "parameters": {"DATASET": DATA}},
+        "03_encoders": {"by_dataset": {DATA: None}},
+    }
+    once, spread = plan.plan(plan.read_config(course(notebooks)))
+    assert (once.run, once.parameters["DATASET"]) == ("all", DATA)
+    assert spread.parameters == {name: PARAMETERS[name] for name in ("DATASET", "IMBALANCE", "SEED")} | {
+        "RUN": f"tiny/03_encoders/{RUN}"
+    }
+
+
+def test_without_room_for_the_report_the_failures_are_told_first(course, monkeypatch, capsys):
+    monkeypatch.setattr(batch, "_to_do", lambda command, environment, wanted: wanted)
+    monkeypatch.setattr(batch, "_watch", lambda *_: 1)
+    Path("runs/tiny/index.html.part").mkdir(parents=True)  # nothing can be written there
+    assert main([str(course({"03_encoders": {}}))]) == 2
+    said = capsys.readouterr()
+    assert "0 notebook runs finished, 0 failed, 1 not started:" in said.out
+    assert re.fullmatch(r"The report's .*index.html cannot be written .*; make room .*\n", said.err)
+
+
+def test_a_full_disk_leaves_no_half_page(course, monkeypatch):
+    def full(path: Path, text: str, **_) -> None:
+        path.write_bytes(text[:100].encode())
+        raise OSError(28, "No space left on device")
+
+    page = Path("notebooks/03_encoders.html")
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(CourseError, match=r"03_encoders.html cannot be written \(No space left"):
+        report._convert(page.with_suffix(".ipynb"))
+    assert not page.exists()
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    ("paper", "sentence"),
+    [
+        (None, "Give the paper of a run"),
+        ({}, "is no paper of a run"),
+        ({"notebook": "zz", "folder": "tiny/zz/all"}, "is no paper of a run"),
+        ({"notebook": "zz", "folder": "tiny/zz/all", "parameters": {}}, "Unknown notebook 'zz'"),
+    ],
+)
+def test_a_run_started_by_hand_is_refused_in_one_sentence(course, capsys, paper, sentence):
+    Path("paper.json").write_text(json.dumps(paper))
+    assert execute.main([] if paper is None else ["paper.json"]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and said.count("\n") == 1
 
 
 def test_the_courses_own_configurations_fit_the_notebooks(monkeypatch, tmp_path):
