@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from lt_utils import datasets, remedies
-from lt_utils.crossfit import fold_encoders
+from lt_utils.crossfit import fold_encoders, fold_of
 from lt_utils.encoder_recipes import train_encoder
 from lt_utils.errors import CourseError
 from lt_utils.features import encode_data
@@ -136,7 +136,7 @@ def summary(rows: list[dict], right: dict[Arm, Tensor]) -> list[dict]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; exit status 0, or 2 with one sentence."""
+    """The command line; exit status 0, 2 with one sentence, or 130 when it was stopped."""
     parser = argparse.ArgumentParser(prog="python -m lt_utils.cause", description=__doc__.splitlines()[0])
     parser.add_argument("--to", type=Path, required=True, help="folder of this run; a stopped run goes on there")
     parser.add_argument("--data", default="fashion-mnist-small", help="data set, as in DATASET of the notebooks")
@@ -149,6 +149,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if min(chosen.seeds, chosen.folds - 1) < 2:
             raise CourseError("A standard error needs --seeds 2 or more, and a choice on the folds --folds 3 or more.")
+        if chosen.epochs <= remedies.REFIT_EVERY:
+            raise CourseError(
+                f"In training, features are fitted anew every {remedies.REFIT_EVERY} --epochs: take more."
+            )
+        data = datasets.load(chosen.data).long_tailed(chosen.imbalance).to(device())
+        fold_of(data.train_labels, chosen.folds)  # what can be refused, is, before `claim` moves an earlier run aside
         facts = {name.upper(): value for name, value in vars(chosen).items() if name not in ("to", "keep")}
         facts |= {
             name: getattr(remedies, name) for name in ("HEAD", "GENERATOR", "FED_STEPS", "SAMPLING", "REFIT_EVERY")
@@ -156,7 +162,6 @@ def main(arguments: list[str] | None = None) -> int:
         facts |= {"WIDTHS": list(remedies.WIDTHS)}
         claim(chosen.to, NAME, facts)
         run = Run(chosen.to.absolute(), NAME, facts)
-        data = datasets.load(chosen.data).long_tailed(chosen.imbalance).to(device())
         rows, ratios, right = measure(data, run, range(chosen.seeds), chosen.folds, chosen.epochs)
         table, found = summary(rows, right), compare(rows, right)
         run.finish(rows, ratios=ratios, differences=found)
@@ -174,6 +179,9 @@ def main(arguments: list[str] | None = None) -> int:
     except CourseError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nStopped. What is finished stays; the same command goes on from here.", flush=True)
+        return 130
     print(markdown([with_spread(line) for line in table], digits=2), markdown(found, digits=2), told, sep="\n\n")
     return 0
 

@@ -64,6 +64,28 @@ def test_too_few_for_an_error_or_a_choice_is_refused(tmp_path, capsys, option, v
     assert "or more" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--data", "fashion-mnist-smal"), ("--imbalance", "0.5"), ("--folds", "11"), ("--epochs", "3")],
+)
+def test_a_mistake_is_refused_before_an_earlier_run_is_moved_aside(tmp_path, capsys, monkeypatch, option, value):
+    monkeypatch.setattr(cause, "measure", lambda *_: pytest.fail("accepted"))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.json").write_text('{"notebook": "of other parameters"}')
+    assert cause.main(["--to", str(folder), option, value]) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_ctrl_c_is_one_sentence(tmp_path, capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cause, "measure", stop)
+    assert cause.main(["--to", str(tmp_path / "run")]) == 130
+    assert capsys.readouterr().out.endswith("the same command goes on from here.\n")
+
+
 def test_a_difference_has_both_its_errors():
     first, second = torch.rand(3, 400) < 0.7, torch.rand(3, 400) < 0.6
     found = cause.difference(first, second)
