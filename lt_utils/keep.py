@@ -11,11 +11,12 @@ tables.show_reference. The references of notebooks 07 and 08 come from config/ld
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lt_utils.errors import CourseError
+from lt_utils.errors import CourseError, choose
 from lt_utils.files import read_json, write_json
 from lt_utils.parameters import REPOSITORY
 from lt_utils.tables import average, reference
@@ -45,7 +46,15 @@ def averaged(rows: Sequence[dict], by: Sequence[str]) -> list[dict]:
 
 
 def beside_published(rows: Sequence[dict]) -> list[dict]:
-    """The rows, each with the number that LDMLR published for its method, data set and imbalance factor, or None."""
+    """The rows, each with the number that LDMLR published for its method, data set and imbalance factor, or None.
+
+    Raises CourseError for rows without one of these columns.
+    """
+    for column in ("method", "data", "imbalance"):
+        if any(column not in row for row in rows):
+            raise CourseError(
+                f"--published looks LDMLR's numbers up by {column}, which not every row has: leave it out."
+            )
     theirs = reference("published_ldmlr")[0]["rows"]
     values = {(row["method"], row["data"], row["imbalance"]): row["accuracy"] for row in theirs}
     return [row | {"published": values.get((row["method"], row["data"], row["imbalance"]))} for row in rows]
@@ -60,10 +69,24 @@ def keep(
     target: Path | None = None,
     published: bool = False,
 ) -> Path:
-    """Write the reference and return its path. CourseError if the folder holds no finished run."""
+    """Write the reference and return its path.
+
+    Raises CourseError if the folder holds no finished run, for a name that is not the notebook's, and for an unknown
+    column in `by`.
+    """
     record = read_json(Path(folder) / "record.json")
-    if record is None:
-        raise CourseError(f"{folder} holds no finished run (no record.json): give the folder of a run that has ended.")
+    if not {"parameters", "rows"} <= set(record or ()):
+        raise CourseError(
+            f"{folder} holds no finished run (no whole record.json): give the folder of a run that has ended."
+        )
+    notebook = record.get("notebook", "")
+    if not re.fullmatch(r"\w[\w.-]*", name) or name.endswith(".json") or not name.startswith(notebook):
+        raise CourseError(
+            f"A reference of this run cannot be named {name!r}: begin with {notebook or 'the name of its notebook'}, go on "
+            "with letters, digits and . _ - alone, and leave .json out."
+        )
+    for column in by:
+        choose("column", column, dict.fromkeys(key for row in record["rows"] for key in row))
     # Paths of this machine say nothing to a reader elsewhere: of a file its name is kept.
     parameters = {
         key: Path(value).name if isinstance(value, str) and "/" in value else value

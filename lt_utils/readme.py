@@ -16,27 +16,42 @@ from lt_utils.errors import CourseError
 from lt_utils.files import read_json, write_json
 from lt_utils.image_results import stored_tables
 from lt_utils.parameters import REPOSITORY
+from lt_utils.plan import read_config
+from lt_utils.runs import records
 from lt_utils.tables import MEASURES, average, made_with, markdown, reference_markdown, side_by_side
 
 PICTURE = "00_start_here"  # its first picture is the whole course
 TOLD = ("device", "threads", "commit", "versions")
+SHOWN = (  # the references that the README shows; each is needed
+    "quick",
+    "published_ldmlr",
+    "03_encoders_official",
+    "03_encoders_own_cifar10",
+    "06_class_balancing_diffusion_laptop",
+    "08_classifier_retraining_cifar10",
+    "08_classifier_retraining_cifar100",
+)
 
 
 def store(batch: Path, target: Path) -> Path:
     """Gather the records of a finished batch (runs/quick) into one file: rows, seconds of each notebook, device, commit.
 
-    Raises CourseError if the folder holds no record.
+    Runs that were moved aside do not count. Raises CourseError unless the folder holds the whole quick profile alone.
     """
-    records = [read_json(path) for path in sorted(batch.glob("*/*/record.json"))]
-    if not records:
-        raise CourseError(f"{batch} holds no finished run: `make run` makes runs/quick.")
+    found = records(batch)
+    config = read_config(REPOSITORY / "config" / "quick.yaml")
+    missing = config["notebooks"].keys() - {record.get("notebook") for record in found}
+    if missing:
+        raise CourseError(f"{batch} holds no finished run of {min(missing)}: `make run` makes runs/quick.")
+    if any(not record.get("parameters", {}).get("RUN", "").startswith(f"{config['profile']}/") for record in found):
+        raise CourseError(f"{batch} is no batch of config/quick.yaml alone: `make run` makes runs/quick.")
     summary = {
         "title": "make run: the quick profile on the bundled data",
-        "seconds": {record["notebook"]: record["seconds"] for record in records},
-        "finished": max(record["finished"] for record in records),
-        "rows": [{"notebook": record["notebook"], **row} for record in records for row in record["rows"]],
+        "seconds": {record["notebook"]: record["seconds"] for record in found},
+        "finished": max(record["finished"] for record in found),
+        "rows": [{"notebook": record["notebook"], **row} for record in found for row in record["rows"]],
     }
-    write_json(target, {**summary, **{key: records[-1].get(key) for key in TOLD}})
+    write_json(target, {**summary, **{key: found[-1].get(key) for key in TOLD}})
     return target
 
 
@@ -141,13 +156,14 @@ def picture(notebook: str = PICTURE) -> bytes:
 
 
 def text_from_records(readme: str) -> str:
-    """README.md with its generated parts written anew from the stored results."""
-    summary = read_json(REPOSITORY / "notebooks" / "reference" / "quick.json")
-    if summary is None:
-        raise CourseError(
-            "notebooks/reference/quick.json is missing: `python -m lt_utils.readme --from runs/quick` makes it."
-        )
-    readme = fill(readme, "quick results", quick_table(summary))
+    """README.md with its generated parts written anew from the stored results. CourseError if one of these is missing."""
+    folder = REPOSITORY / "notebooks" / "reference"
+    for name in SHOWN:
+        if "rows" not in (read_json(folder / f"{name}.json") or ()):
+            raise CourseError(
+                f"notebooks/reference/{name}.json is missing or broken: restore the file, or make it anew."
+            )
+    readme = fill(readme, "quick results", quick_table(read_json(folder / "quick.json")))
     encoders = reference_markdown("03_encoders_official", ["data", "method", *MEASURES, "published"])
     readme = fill(readme, "official encoders", encoders)
     own = reference_markdown("03_encoders_own", ["data", "method", *MEASURES, "published"])
@@ -156,7 +172,7 @@ def text_from_records(readme: str) -> str:
     readme = fill(readme, "official retraining", retraining_table(runs))
     readme = fill(readme, "official ladder", ladder_table(runs))
     readme = fill(readme, "official helped", helped_table(runs))
-    images = read_json(REPOSITORY / "notebooks" / "reference" / "06_class_balancing_diffusion_laptop.json")
+    images = read_json(folder / "06_class_balancing_diffusion_laptop.json")
     return fill(readme, "generated images", stored_tables(images))
 
 
@@ -173,6 +189,11 @@ def main() -> int:
         (REPOSITORY / "notebooks" / "reference" / "picture.png").write_bytes(picture())
     except CourseError as error:
         print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(
+            f"{error.filename} cannot be read or written ({error.strerror}): mend that and try again.", file=sys.stderr
+        )
         return 2
     print("README.md and notebooks/reference/picture.png hold what is stored.")
     return 0
