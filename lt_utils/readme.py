@@ -27,6 +27,7 @@ SHOWN = (  # the references that the README shows; each is needed
     "published_ldmlr",
     "03_encoders_official",
     "03_encoders_own_cifar10",
+    "03_encoders_own_cifar100",
     "06_class_balancing_diffusion_laptop",
     "08_classifier_retraining_cifar10",
     "08_classifier_retraining_cifar100",
