@@ -52,8 +52,13 @@ def rounded(rate: float) -> str:
 
 def span(values: list[float]) -> str:
     """The median of values, with the quartiles: "1.95 (1.92 to 1.99)"."""
-    low, middle, high = quantiles(values, n=4, method="inclusive")
-    return f"{short(middle)} ({short(low)} to {short(high)})"
+    return f"{short(median(values))} {middle_half(values)}"
+
+
+def middle_half(values: list[float]) -> str:
+    """The quartiles of values: "(1.92 to 1.99)"."""
+    low, _, high = quantiles(values, n=4, method="inclusive")
+    return f"({short(low)} to {short(high)})"
 
 
 def table(results: dict) -> str:
@@ -65,10 +70,9 @@ def table(results: dict) -> str:
         "|:--|--:|--:|--:|--:|",
     ]
     for row in results["tasks"]:
-        ratio, quartiles = span(row["ratio"]).split(" ", 1)
         lines.append(
             f"| {row['name']} | {rounded(median(row['ours']))} {row['unit']} | {rounded(median(row['peer']))} {row['unit']} "
-            f"| **{ratio}** {quartiles} "
+            f"| **{short(median(row['ratio']))}** {middle_half(row['ratio'])} "
             f"| {row['memory'][0]:,} / {row['memory'][1]:,} MB |"
         )
     busy, accuracy = results["busy"], results["accuracy"]

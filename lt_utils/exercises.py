@@ -23,7 +23,7 @@ from pathlib import Path
 
 from . import gates
 from .errors import CourseError
-from .parameters import REPOSITORY
+from .parameters import REPOSITORY, read_notebook
 
 SOLUTIONS, EXERCISES, MINE = REPOSITORY / "solutions", REPOSITORY / "exercises", REPOSITORY / "my_exercises"
 PICTURE = "expected-picture"  # tag of a cell whose output stays in exercises/
@@ -60,12 +60,9 @@ def functions(source: str) -> list[ast.FunctionDef]:
 
 def load(path: Path) -> dict:
     """A notebook file as JSON, each source as one text. CourseError if it cannot be read."""
-    try:
-        notebook = json.loads(Path(path).read_text(encoding="utf-8"))
-        for cell in notebook["cells"]:
-            cell["source"] = "".join(cell["source"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CourseError(f"{path} cannot be read as a notebook ({type(error).__name__}); restore the file.") from error
+    notebook = read_notebook(path)
+    for cell in notebook["cells"]:
+        cell["source"] = "".join(cell["source"])
     return notebook
 
 

@@ -158,13 +158,13 @@ def picture(notebook: str = PICTURE) -> bytes:
 
 def text_from_records(readme: str) -> str:
     """README.md with its generated parts written anew from the stored results. CourseError if one of these is missing."""
-    folder = REPOSITORY / "notebooks" / "reference"
-    for name in SHOWN:
-        if "rows" not in (read_json(folder / f"{name}.json") or ()):
+    stored = {name: read_json(REPOSITORY / "notebooks" / "reference" / f"{name}.json") for name in SHOWN}
+    for name, record in stored.items():
+        if "rows" not in (record or ()):
             raise CourseError(
                 f"notebooks/reference/{name}.json is missing or broken: restore the file, or make it anew."
             )
-    readme = fill(readme, "quick results", quick_table(read_json(folder / "quick.json")))
+    readme = fill(readme, "quick results", quick_table(stored["quick"]))
     encoders = reference_markdown("03_encoders_official", ["data", "method", *MEASURES, "published"])
     readme = fill(readme, "official encoders", encoders)
     own = reference_markdown("03_encoders_own", ["data", "method", *MEASURES, "published"])
@@ -173,8 +173,7 @@ def text_from_records(readme: str) -> str:
     readme = fill(readme, "official retraining", retraining_table(runs))
     readme = fill(readme, "official ladder", ladder_table(runs))
     readme = fill(readme, "official helped", helped_table(runs))
-    images = read_json(folder / "06_class_balancing_diffusion_laptop.json")
-    return fill(readme, "generated images", stored_tables(images))
+    return fill(readme, "generated images", stored_tables(stored["06_class_balancing_diffusion_laptop"]))
 
 
 def main() -> int:
