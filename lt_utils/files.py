@@ -3,7 +3,10 @@
 import json
 import os
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import CourseError
 
@@ -15,16 +18,30 @@ except ImportError:  # Windows: nothing is locked there
 _locks: dict[Path, object] = {}  # open for the life of the process: the system frees them at its end, however it ends
 
 
-def write_json(path: Path, content: object) -> None:
-    """Write JSON under another name first and rename it, so that a reader sees the whole file or none of it."""
-    temporary = path.with_name(path.name + ".part")
+def write_whole(
+    path: Path, write: Callable[[BinaryIO], object], remedy: str = "make room or choose another folder"
+) -> None:
+    """Let `write` fill a binary file of another name, then rename it to `path`: a reader sees the whole file or none of it.
+
+    The folder is made if it is not there. CourseError, with `remedy`, if the disk is full or not writable; then no half of
+    the file is left.
+    """
+    part = path.with_name(path.name + ".part")
     try:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            write(file)
+        os.replace(part, path)
     except OSError as error:
-        raise CourseError(
-            f"{path} cannot be written ({error.strerror}); make room or choose another folder."
-        ) from error
+        with suppress(OSError):
+            part.unlink()
+        raise CourseError(f"{path} cannot be written ({error.strerror or error}): {remedy}.") from None
+
+
+def write_json(path: Path, content: object) -> None:
+    """Content as a JSON file, written whole; what JSON does not know is stored as its text."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
 
 
 def read_json(path: Path) -> dict | None:

@@ -3,8 +3,10 @@
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
+from .errors import CourseError
 from .files import read_json, write_json
 from .plan import Wanted
 from .progress import duration
@@ -100,7 +102,8 @@ class Board:
             return f"{place} {self.names[key]} was finished already"
         self.pace = self._pace(one, event["seconds"])
         self.took |= {one.notebook: event["seconds"], f"{one.notebook}/{one.run}": event["seconds"]}
-        write_json(self.memory, self.took)
+        with suppress(CourseError):  # only better guesses next time: a full disk must not end the batch here
+            write_json(self.memory, self.took)
         return f"{place} {self.names[key]} finished in {duration(event['seconds'])}{self._remaining()}"
 
     def _pace(self, one: Wanted, seconds: float) -> float:

@@ -7,8 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from .errors import CourseError
-from .files import read_json
+from .files import read_json, write_whole
 from .parameters import notebook_path
 from .plan import Wanted
 from .progress import duration
@@ -23,6 +22,8 @@ th { color: var(--soft); font-weight: 600; } td.n, th.n { text-align: right; whi
 .soft { color: var(--soft); } .bad { color: var(--bad); }
 div.wide { overflow-x: auto; }
 """
+# What to do about a page that cannot be written.
+AGAIN = "make room and give the same command again"
 
 
 def build(folder: Path, wanted: list[Wanted]) -> Path:
@@ -41,12 +42,8 @@ def build(folder: Path, wanted: list[Wanted]) -> Path:
     page = folder / "index.html"
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
     title = f"<title>Course report: {html.escape(folder.name)}</title>"
-    _write(
-        page,
-        f"<!DOCTYPE html>\n<html lang='en'><head>{head}{title}</head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n",
-    )
+    text = f"<!DOCTYPE html>\n<html lang='en'><head>{head}{title}</head>\n<body>\n" + "\n".join(parts)
+    write_whole(page, lambda file: file.write((text + "\n</body></html>\n").encode()), AGAIN)
     return page
 
 
@@ -58,19 +55,8 @@ def _convert(notebook: Path) -> None:
     from nbconvert import HTMLExporter  # here, because its import takes longer than a batch with nothing to do
 
     body, _ = HTMLExporter().from_filename(str(notebook))
-    _write(page, body)
-
-
-def _write(page: Path, text: str) -> None:
-    """The whole page or none of it: half a page, newer than its notebook, would stay. CourseError if there is no room."""
-    part = page.with_name(page.name + ".part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(page)
-    except OSError as error:
-        raise CourseError(
-            f"The report's {page} cannot be written ({error.strerror}); make room and give the same command again."
-        ) from error
+    # Half a page, newer than its notebook, would stay.
+    write_whole(page, lambda file: file.write(body.encode()), AGAIN)
 
 
 def title_of(notebook: Path) -> str:

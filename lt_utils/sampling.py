@@ -5,9 +5,8 @@ that was killed at any moment makes, when it is run again, the same images as on
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -192,22 +191,10 @@ def save_sheet(
             sheet[:, top : top + height, left : left + width] = image
     pixels = sheet.permute(1, 2, 0).numpy()
     picture = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
-    _write(Path(path), lambda file: picture.save(file, format="PNG", optimize=True))
+    files.write_whole(Path(path), lambda file: picture.save(file, format="PNG", optimize=True))
 
 
 def save_arrays(path: str | Path, images: Tensor, labels: Tensor) -> None:
     """An .npz with x (uint8 [N, H, W, C], or float32 in -1..1) and y (int64 [N]), for other programs; written whole."""
     x, y = images.cpu().permute(0, 2, 3, 1).numpy(), labels.cpu().numpy()
-    _write(Path(path), lambda file: np.savez_compressed(file, x=x, y=y))
-
-
-def _write(path: Path, content: Callable[[BinaryIO], object]) -> None:
-    """Write `path` under another name and rename it, so that it is whole or not there."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            content(file)
-        partial.replace(path)
-    except OSError as error:
-        raise CourseError(f"{path} cannot be written ({error.strerror}): make room or choose another folder.") from None
+    files.write_whole(Path(path), lambda file: np.savez_compressed(file, x=x, y=y))

@@ -249,20 +249,19 @@ def test_without_room_for_the_report_the_failures_are_told_first(course, monkeyp
     assert main([str(course({"03_encoders": {}}))]) == 2
     said = capsys.readouterr()
     assert "0 notebook runs finished, 0 failed, 1 not started:" in said.out
-    assert re.fullmatch(r"The report's .*index.html cannot be written .*; make room .*\n", said.err)
+    assert re.fullmatch(r".*index.html cannot be written .*: make room and give the same command again.\n", said.err)
 
 
 def test_a_full_disk_leaves_no_half_page(course, monkeypatch):
-    def full(path: Path, text: str, **_) -> None:
-        path.write_bytes(text[:100].encode())
+    def full(*_) -> None:
         raise OSError(28, "No space left on device")
 
     page = Path("notebooks/03_encoders.html")
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(CourseError, match=r"03_encoders.html cannot be written \(No space left"):
         report._convert(page.with_suffix(".ipynb"))
-    assert not page.exists()
     monkeypatch.undo()
+    assert not list(page.parent.glob("*.html*"))
 
 
 @pytest.mark.parametrize(
@@ -338,6 +337,17 @@ def test_what_is_said_while_it_runs(course, monkeypatch, capsys):
     lines = happens("fail", 1124, two, seconds=2.0, error="ValueError: no")
     assert lines[0] == "[2/2] 07_latent_diffusion FAILED after 2 s: ValueError: no"
     assert board.closing(8).splitlines()[0] == "1 notebook run finished, 1 failed:"
+
+
+def test_no_room_for_the_times_of_the_runs_does_not_end_the_batch(course, capsys):
+    (one,) = plan.plan(plan.read_config(course({"03_encoders": {}})))
+    board_folder = one.folder.parent.parent
+    (board_folder / ".batch" / "seconds.json.part").mkdir(parents=True)  # nothing can be written there
+    board = live.Board(board_folder, [one], jobs=1)
+    event = {"event": "finish", "folder": f"tiny/{one.notebook}/{one.run}", "time": 0, "seconds": 3.0}
+    board.events.write_text(json.dumps(event) + "\n")
+    board.look()
+    assert "finished in 3 s" in capsys.readouterr().out
 
 
 def test_rows_that_differ_in_their_seed_become_mean_and_deviation():
