@@ -15,7 +15,7 @@ from lt_utils.denoisers import ResidualMLP
 from lt_utils.diffusion import Schedule, cosine_schedule, diffusion_loss, sample
 from lt_utils.errors import CourseError
 from lt_utils.progress import track
-from lt_utils.training import EMA, cosine, device, train
+from lt_utils.training import EMA, autocast, cosine, device, train
 
 
 class Standardiser:
@@ -40,20 +40,23 @@ class Standardiser:
 
 @dataclass(frozen=True)
 class FeatureGenerator:
-    """A trained feature diffusion: denoiser (moving average), the scale of the features and the noise schedule."""
+    """A trained feature diffusion: denoiser (moving average), the scale of the features, the noise schedule, and the
+    precision in which it draws (see `training.autocast`)."""
 
     model: ResidualMLP
     scale: Standardiser
     schedule: Schedule
+    precision: str = "fp32"
 
     def generate(
         self, labels: Tensor, *, omega: float = 0.0, steps: int = 50, seed: int = 0, batch: int = 4096
     ) -> Tensor:
-        """A feature for each of `labels` [N], [N, D], by DDIM in `steps` steps with guidance strength omega."""
+        """A feature for each of `labels` [N], float32 [N, D], by DDIM in `steps` steps with guidance strength omega."""
         if not len(labels):
             return self.scale.mean.new_zeros(0, len(self.scale.mean))
         shape = (len(self.scale.mean),)
-        x = sample(self.model, self.schedule, labels, shape, steps=steps, omega=omega, seed=seed, batch=batch)
+        with autocast(self.scale.mean.device, self.precision):
+            x = sample(self.model, self.schedule, labels, shape, steps=steps, omega=omega, seed=seed, batch=batch)
         return self.scale.inverse(x)
 
     def save(self, path: str | Path, **facts) -> None:
@@ -84,13 +87,15 @@ def train_feature_diffusion(
     decay: float = 0.99,
     label_dropout: float = 0.1,
     seed: int = 0,
+    precision: str = "fp32",
     checkpoint: str | Path | None = None,
     label: str = "",
 ) -> FeatureGenerator:
     """Train a diffusion model on features [N, D] with labels [N] and return the generator with the moving average.
 
     Standardised features, v objective, cosine schedule with T = 1000, AdamW with a cosine rate; a label is dropped with
-    probability `label_dropout`, for guidance. Goes on from `checkpoint` if that is there, as `training.train` does.
+    probability `label_dropout`, for guidance. `precision` "auto" is about twice as fast as "fp32" where the processor has
+    bfloat16. Goes on from `checkpoint` if that is there, as `training.train` does.
     """
     scale, schedule = Standardiser.fit(features), cosine_schedule(1000)
     x0 = scale(features)
@@ -107,13 +112,13 @@ def train_feature_diffusion(
         lr=cosine,
         seed=seed,
         ema=ema,
-        precision="fp32",
+        precision=precision,
         checkpoint=checkpoint,
         recipe=f"features {checkpoints.data_key(features, labels)}, dropout {label_dropout:g}",
     )
     for _ in track(loop, label or f"feature diffusion, seed {seed}"):
         pass
-    return FeatureGenerator(ema.model, scale, schedule)
+    return FeatureGenerator(ema.model, scale, schedule, precision)
 
 
 class GaussianDenoiser(nn.Module):

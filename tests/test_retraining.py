@@ -1,5 +1,7 @@
 """Features and retraining: the counts rule, the sources, the scale of features, closed forms, the head's training."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -196,6 +198,18 @@ def test_a_trained_generator_places_its_classes_and_is_loaded_as_it_was(tmp_path
     again = load_generator(tmp_path / "generator.safetensors")
     assert torch.allclose(again.generate(labels, steps=5, seed=3), made.generate(labels, steps=5, seed=3), atol=1e-5)
     assert made.generate(labels[:0]).shape == (0, 4)
+
+
+def test_in_bfloat16_a_generator_trains_and_draws_nearly_the_same(blobs):
+    options = dict(steps=250, width=48, blocks=2, batch=128)
+    made = train_feature_diffusion(blobs.train, blobs.train_labels, 3, **options, precision="bf16")
+    labels = amounts_to_labels([400, 400, 0])
+    drawn = made.generate(labels, steps=20)
+    assert drawn.dtype == torch.float32
+    plainly = replace(made, precision="fp32").generate(labels, steps=20)
+    assert 0 < (drawn - plainly).norm(dim=1).median() < 0.1  # the two classes are 4.2 apart
+    real = class_means(blobs.train, blobs.train_labels, 3)[:2]
+    assert (class_means(drawn, labels, 3)[:2] - real).norm(dim=1).max() < 0.8
 
 
 def test_feature_training_goes_on_from_its_checkpoint(tmp_path, blobs):
