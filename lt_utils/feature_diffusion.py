@@ -60,9 +60,9 @@ class FeatureGenerator:
         return self.scale.inverse(x)
 
     def save(self, path: str | Path, **facts) -> None:
-        """Write the denoiser and, among its facts, the scale and the length of the schedule."""
+        """Write the denoiser and, among its facts, the scale, the length of the schedule and the precision."""
         numbers = {"mean": self.scale.mean.tolist(), "std": self.scale.std.tolist(), "T": len(self.schedule)}
-        checkpoints.save_model(path, self.model, **numbers, **facts)
+        checkpoints.save_model(path, self.model, **numbers, precision=self.precision, **facts)
 
 
 def load_generator(path: str | Path) -> FeatureGenerator:
@@ -71,7 +71,8 @@ def load_generator(path: str | Path) -> FeatureGenerator:
     if "mean" not in facts:
         raise CourseError(f"{path} holds a denoiser without the scale of its features: train the generator again.")
     mean, std = (torch.tensor(facts[name], device=device()) for name in ("mean", "std"))
-    return FeatureGenerator(model, Standardiser(mean, std), cosine_schedule(facts["T"]))
+    precision = facts.get("precision", "fp32")  # generators of earlier states of the course do not say
+    return FeatureGenerator(model, Standardiser(mean, std), cosine_schedule(facts["T"]), precision)
 
 
 def train_feature_diffusion(

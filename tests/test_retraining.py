@@ -200,12 +200,14 @@ def test_a_trained_generator_places_its_classes_and_is_loaded_as_it_was(tmp_path
     assert made.generate(labels[:0]).shape == (0, 4)
 
 
-def test_in_bfloat16_a_generator_trains_and_draws_nearly_the_same(blobs):
+def test_in_bfloat16_a_generator_trains_and_draws_nearly_the_same(tmp_path, blobs):
     options = dict(steps=250, width=48, blocks=2, batch=128)
     made = train_feature_diffusion(blobs.train, blobs.train_labels, 3, **options, precision="bf16")
     labels = amounts_to_labels([400, 400, 0])
     drawn = made.generate(labels, steps=20)
     assert drawn.dtype == torch.float32
+    made.save(tmp_path / "generator.safetensors")
+    assert torch.equal(load_generator(tmp_path / "generator.safetensors").generate(labels, steps=20), drawn)
     plainly = replace(made, precision="fp32").generate(labels, steps=20)
     assert 0 < (drawn - plainly).norm(dim=1).median() < 0.1  # the two classes are 4.2 apart
     real = class_means(blobs.train, blobs.train_labels, 3)[:2]
