@@ -212,6 +212,9 @@ def train_generator(
     data = data.to(device())
     model = copy.deepcopy(start).requires_grad_(True).to(device(), memory_format=torch.channels_last)
     ema = (EMA if ema_warmup else ConstantEMA)(model, decay)
+    if compiled:
+        # torch keeps eight graphs of a forward and then gives up; those of earlier trainings would be among them.
+        torch.compiler.reset()
     # Full and last batches of an epoch differ in length: two static graphs are faster than one dynamic one.
     forward = torch.compile(model, dynamic=False) if compiled else model
 
