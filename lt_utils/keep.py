@@ -99,7 +99,6 @@ def keep(
     rows = beside_published(rows) if published else rows
     kept = {"title": title, "parameters": parameters, **{key: record[key] for key in FROM_RECORD if key in record}}
     path = (target or REPOSITORY / "notebooks" / "reference") / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     more = {"paired": facts["paired"]} if facts.get("paired") else {}
     more |= {"classifiers": averaged(facts["classifiers"], ["filled"])} if facts.get("classifiers") else {}
     write_json(path, {**kept, "rows": rows, **more, "note": note})

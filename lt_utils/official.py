@@ -82,7 +82,6 @@ def main(arguments: list[str] | None = None) -> int:
     path = REPOSITORY / "notebooks" / "reference" / "03_encoders_official.json"
     try:
         found = record(parser.parse_args(arguments).folder)
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, found)
     except CourseError as error:
         print(error, file=sys.stderr)

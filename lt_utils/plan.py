@@ -172,5 +172,4 @@ def write_down(wanted: list[Wanted]) -> None:
             "code": code_hash(notebook_path(run.notebook)),
         }
         if read_json(run.paper) != json.loads(json.dumps(content)):
-            run.paper.parent.mkdir(parents=True, exist_ok=True)
             write_json(run.paper, content)

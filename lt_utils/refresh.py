@@ -13,6 +13,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from .errors import CourseError
+from .files import write_whole
 from .gates import problems
 from .parameters import read_notebook
 from .progress import duration
@@ -43,9 +44,7 @@ def execute(path: Path) -> float:
     notebook, _ = CoalesceStreamsPreprocessor().preprocess(notebook, {})
     for cell in notebook.cells:
         cell.metadata = {key: value for key, value in cell.metadata.items() if key in KEPT}
-    part = path.with_suffix(".part")
-    nbformat.write(notebook, part)
-    part.replace(path)
+    write_whole(path, lambda file: file.write((nbformat.writes(notebook) + "\n").encode()))
     return time.monotonic() - begin
 
 

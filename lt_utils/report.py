@@ -42,8 +42,8 @@ def build(folder: Path, wanted: list[Wanted]) -> Path:
     page = folder / "index.html"
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
     title = f"<title>Course report: {html.escape(folder.name)}</title>"
-    text = f"<!DOCTYPE html>\n<html lang='en'><head>{head}{title}</head>\n<body>\n" + "\n".join(parts)
-    write_whole(page, lambda file: file.write((text + "\n</body></html>\n").encode()), AGAIN)
+    lines = ["<!DOCTYPE html>", f"<html lang='en'><head>{head}{title}</head>", "<body>", *parts, "</body></html>", ""]
+    write_whole(page, lambda file: file.write("\n".join(lines).encode()), AGAIN)
     return page
 
 
