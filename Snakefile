@@ -1,9 +1,10 @@
 # The course as a graph of notebook runs. `make run` and `make full` start it through `python -m lt_utils.batch`, which
 # shows the progress; on its own: snakemake --directory runs/quick --configfile config/quick.yaml --cores 1 ...
 #
-#     00   01   03 ──► 07 ──► 08 ──► 12        03, 05 and all others that measure something come before 12
-#               04 ──► 05 ─────────► 12
-#               04 ──► 06 ─────────► 12
+#     00   01   03 ──► 07 ──► 12        03, 05 and all others that measure something come before 12
+#               03 ──► 08 ──► 12
+#               04 ──► 05 ──► 12
+#               04 ──► 06 ──► 12
 #
 # A run is finished when its .done is newer than what it depends on: its paper (.batch/<notebook>/<run>.json, touched
 # only when the notebook's code or the parameters change) and the .done of the runs it builds on.
@@ -17,7 +18,8 @@ WANTED = planning.plan(config)
 planning.write_down(WANTED)
 
 GPU = int(config.get("gpu", 0))  # GPUs that a run which trains asks for
-# Each rule's priority keeps the order of the course where there is a choice.
+# Each rule's priority keeps the order of the course where there is a choice; but 08 comes before 07, which is shorter: at
+# the end of a batch no core should wait for a long run.
 SPREAD = "{data}-if{imbalance}-seed{seed}"
 RUN_ONE = f"{shlex.quote(sys.executable)} -m lt_utils.execute {{input}}"
 RUN_ON_GPU = "LT_NEEDS_GPU={resources.gpu} " + RUN_ONE
@@ -128,7 +130,7 @@ rule latent_diffusion:
         done("07_latent_diffusion"),
     resources:
         gpu=GPU,
-    priority: 93
+    priority: 92
     shell:
         RUN_ON_GPU
 
@@ -136,13 +138,12 @@ rule latent_diffusion:
 rule classifier_retraining:
     input:
         paper("08_classifier_retraining"),
-        before("07_latent_diffusion"),
         before("03_encoders"),
     output:
         done("08_classifier_retraining"),
     resources:
         gpu=GPU,
-    priority: 92
+    priority: 93
     shell:
         RUN_ON_GPU
 

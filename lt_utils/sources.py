@@ -72,11 +72,30 @@ def nothing(features: Tensor, labels: Tensor, amounts: Sequence[int], seed: int 
 
 def resampled_real(features: Tensor, labels: Tensor, amounts: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor]:
     """Real features of each class again, drawn with replacement (a bootstrap): more weight, nothing new."""
-    added = amounts_to_labels(amounts, features.device)
+    added, counts = _asked_of(labels, amounts)
+    return features[_random_members(labels, added, counts, seed)], added
+
+
+def repeated_real(features: Tensor, labels: Tensor, amounts: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Real features of each class again, each equally often: the weight of `resampled_real` without its chance.
+
+    Where amounts[c] is no multiple of what the class has, those that come once more than the others are drawn. With a full
+    top-up the mean loss is that of class-balanced cross-entropy, to within these.
+    """
+    added, counts = _asked_of(labels, amounts)
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
+    order = shuffled[labels[shuffled].argsort(stable=True)]  # class after class, in random order within each
+    start, asked = counts.cumsum(0) - counts, torch.bincount(added, minlength=len(amounts))
+    turn = torch.arange(len(added), device=labels.device) - (asked.cumsum(0) - asked)[added]
+    return features[order[start[added] + turn % counts[added]]], added
+
+
+def _asked_of(labels: Tensor, amounts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The labels [M] that `amounts` asks for, and how many real features each class has, [C]. CourseError if one has none."""
     counts = torch.bincount(labels, minlength=len(amounts))
     if short := [c for c, n in enumerate(amounts) if n and not counts[c]]:
         raise CourseError(f"Class {short[0]} has no real feature to draw from: give it amount 0.")
-    return features[_random_members(labels, added, counts, seed)], added
+    return amounts_to_labels(amounts, labels.device), counts
 
 
 def _random_members(labels: Tensor, wanted: Tensor, counts: Tensor, seed: int) -> Tensor:
@@ -175,6 +194,7 @@ CONTROLS: dict[str, Source] = {
 }
 # More of them, for the matched comparison: each imitates one more thing that a generator could be doing.
 MORE_CONTROLS: dict[str, Source] = CONTROLS | {
+    "Repeated real": repeated_real,
     "Own Gaussian": partial(class_gaussian, own=1.0),
     "Head-tail translation": translated,
     "Head-tail mixing": mixed_with_head,

@@ -29,6 +29,8 @@ from lt_utils.sources import (
     index_thirds,
     mixed_with_head,
     ratio_amounts,
+    repeated_real,
+    resampled_real,
     topup_amounts,
     translated,
 )
@@ -118,9 +120,22 @@ def test_resampled_features_are_real_ones_of_their_own_class_and_all_occur(blobs
     assert len(features[labels == 2].unique(dim=0)) == 8
 
 
-def test_resampling_a_class_without_features_is_refused(blobs):
+@pytest.mark.parametrize("amounts", [[0, 20, 400], [500, 0, 3]])
+def test_repeated_features_all_occur_equally_often(amounts, blobs):
+    shuffled = torch.randperm(len(blobs.train), generator=torch.Generator().manual_seed(0))
+    real, real_labels = blobs.train[shuffled], blobs.train_labels[shuffled]
+    features, labels = repeated_real(real, real_labels, amounts, seed=0)
+    times = (features[:, None] == real[None]).all(2).sum(0)
+    for c, amount in enumerate(amounts):
+        own, each = times[real_labels == c], amount // int((real_labels == c).sum())
+        assert own.sum() == amount == (labels == c).sum()
+        assert own.min() >= each and own.max() <= each + 1
+
+
+@pytest.mark.parametrize("again", [resampled_real, repeated_real])
+def test_taking_again_from_a_class_without_features_is_refused(again, blobs):
     with pytest.raises(CourseError, match="Class 2 has no real feature"):
-        CONTROLS["Resampled real"](blobs.train[:300], blobs.train_labels[:300], [0, 0, 5])
+        again(blobs.train[:300], blobs.train_labels[:300], [0, 0, 5])
 
 
 @pytest.mark.parametrize("own", [0.0, 0.5, 1.0])
