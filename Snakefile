@@ -9,6 +9,7 @@
 # A run is finished when its .done is newer than what it depends on: its paper (.batch/<notebook>/<run>.json, touched
 # only when the notebook's code or the parameters change) and the .done of the runs it builds on.
 
+import os
 import shlex
 import sys
 
@@ -18,6 +19,8 @@ WANTED = planning.plan(config)
 planning.write_down(WANTED)
 
 GPU = int(config.get("gpu", 0))  # GPUs that a run which trains asks for
+# Snakemake sets OMP_NUM_THREADS for every job, to 1 if its rule names no threads: the batch says each job's share.
+THREADS = int(os.environ.get("LT_JOB_THREADS", 1))
 # Each rule's priority keeps the order of the course where there is a choice; but 08 comes before 07, which is shorter: at
 # the end of a batch no core should wait for a long run.
 SPREAD = "{data}-if{imbalance}-seed{seed}"
@@ -57,6 +60,7 @@ rule start_here:
         paper("00_start_here", "all"),
     output:
         done("00_start_here", "all"),
+    threads: THREADS
     priority: 100
     shell:
         RUN_ONE
@@ -67,6 +71,7 @@ rule long_tailed_data:
         paper("01_long_tailed_data"),
     output:
         done("01_long_tailed_data"),
+    threads: THREADS
     priority: 99
     shell:
         RUN_ONE
@@ -79,6 +84,7 @@ rule encoders:
         done("03_encoders"),
     resources:
         gpu=GPU,
+    threads: THREADS
     priority: 97
     shell:
         RUN_ON_GPU
@@ -91,6 +97,7 @@ rule ddpm_from_scratch:
         done("04_ddpm_from_scratch"),
     resources:
         gpu=GPU,
+    threads: THREADS
     priority: 96
     shell:
         RUN_ON_GPU
@@ -104,6 +111,7 @@ rule ddim_and_guidance:
         done("05_ddim_and_guidance"),
     resources:
         gpu=GPU,
+    threads: THREADS
     priority: 95
     shell:
         RUN_ON_GPU
@@ -117,6 +125,7 @@ rule class_balancing_diffusion:
         done("06_class_balancing_diffusion"),
     resources:
         gpu=GPU,
+    threads: THREADS
     priority: 94
     shell:
         RUN_ON_GPU
@@ -130,6 +139,7 @@ rule latent_diffusion:
         done("07_latent_diffusion"),
     resources:
         gpu=GPU,
+    threads: THREADS
     priority: 92
     shell:
         RUN_ON_GPU
@@ -143,6 +153,7 @@ rule classifier_retraining:
         done("08_classifier_retraining"),
     resources:
         gpu=GPU,
+    threads: THREADS
     priority: 93
     shell:
         RUN_ON_GPU
@@ -160,6 +171,7 @@ rule scoreboard:
         ),
     output:
         done("12_scoreboard", "all"),
+    threads: THREADS
     priority: 88
     shell:
         RUN_ONE

@@ -92,19 +92,34 @@ def _snakemake(config_path: Path, config: dict, folder: Path, jobs: int, options
     # A killed Snakemake leaves its lock and half-done marks: ours is the lock that counts, and what was not finished
     # is begun again. Times alone decide, because only content moves them (see plan.py).
     command += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "--keep-going", "--scheduler", "greedy"]
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
-    environment |= {"LT_RUNS": str(root()), "PYTHONPATH": _with_repository()}
+    threads = _threads(jobs)
+    environment = os.environ | {
+        "LT_RUNS": str(root()),
+        "PYTHONPATH": _with_repository(),
+        "LT_JOB_THREADS": str(threads),
+    }
     if any(option.startswith(("--profile", "--executor", "-e")) for option in options):
         command += ["--jobs", str(jobs)]  # a cluster: it counts the GPUs, and its jobs outlive this process
     else:
         gpus = _gpus()
         if config.get("gpu") and not gpus:
             command += ["--config", "gpu=0"]
-        command += ["--cores", str(jobs), "--resources", f"gpu={len(gpus)}"]
+        command += ["--cores", str(jobs * threads), "--resources", f"gpu={len(gpus)}"]
         lock_file = folder / ".batch" / "lock"
         environment |= {"LT_GPUS": ",".join(gpus), "LT_BATCH": f"{os.getpid()}:{lock_file}"}
     return command + options, environment
+
+
+def _threads(jobs: int) -> int:
+    """The threads of one notebook: what OMP_NUM_THREADS says, else an equal share of the cores. CourseError for no number."""
+    wish = os.environ.get("OMP_NUM_THREADS", "")
+    if not wish:
+        return max(1, (os.cpu_count() or 1) // jobs)
+    if not wish.isdecimal() or int(wish) < 1:
+        raise CourseError(
+            f"OMP_NUM_THREADS, the threads of one notebook, must be a whole number above 0, not {wish!r}."
+        )
+    return int(wish)
 
 
 def _with_repository() -> str:

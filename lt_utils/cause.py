@@ -11,9 +11,10 @@ copies that. Four remedies, each applied to diffusion and to its controls alike,
 
 Added features fill up every class to the size of the largest, plain cross-entropy; without them, the class prior is
 inside the loss (tau = 1). What is chosen, is chosen by the balanced accuracy on held-out folds of the TRAINING set ("folds"
-in the rows). All else was fixed before the first result, but for the length of the generator's training, raised after it
-from 300 steps (remedies.GENERATOR): the stored result, notebooks/reference/08_where_the_cause_lies.json, is the first one,
-as its parameters say. --keep replaces it. A run that was stopped goes on from its checkpoints.
+in the rows). All else was fixed before the first result, but for the length of the generator's training, which was raised
+after it from 300 to 2,000 steps (remedies.GENERATOR), to the good of diffusion. The stored result,
+notebooks/reference/08_where_the_cause_lies.json, is the second; --keep replaces it. A run that was stopped goes on from its
+checkpoints.
 """
 
 import argparse

@@ -70,6 +70,26 @@ def wait_for(condition, seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.parametrize("wish", ["", "3"])
+def test_every_notebook_gets_its_share_of_the_cores(wish, course, notebook, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", wish)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    name = "01_long_tailed_data"
+    tell = "import os\nrun.finish([], threads=os.environ['OMP_NUM_THREADS'])"
+    notebook(tmp_path / "notebooks" / f"{name}.ipynb", PARAMETERS, OPEN.format(name=name), tell)
+    assert main([str(course({name: {}})), "--jobs", "2"]) == 0
+    assert json.loads(Path(f"runs/tiny/{name}/{RUN}/record.json").read_text())["facts"]["threads"] == (wish or "2")
+
+
+def test_threads_that_are_no_number_are_refused_in_a_sentence(course, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_NUM_THREADS", "all")
+    assert main([str(course({"01_long_tailed_data": {}}))]) == 2
+    assert (
+        "OMP_NUM_THREADS, the threads of one notebook, must be a whole number above 0, not 'all'"
+        in capsys.readouterr().err
+    )
+
+
 def test_a_failing_branch_then_mended_and_changed(course, notebook, tmp_path, capsys, monkeypatch):
     broken = tmp_path / "notebooks" / "03_encoders.ipynb"
     good = broken.read_bytes()
