@@ -33,7 +33,7 @@ from lt_utils.features import encode_data
 from lt_utils.files import read_json, write_json
 from lt_utils.keep import averaged, keep
 from lt_utils.losses import label_shift
-from lt_utils.metrics import mean_error, scores
+from lt_utils.metrics import paired_difference, scores
 from lt_utils.parameters import REPOSITORY
 from lt_utils.remedies import CONTROLS, DIFFUSION, SPREAD_OUT, VIEWS, Arm
 from lt_utils.runs import Run, claim
@@ -82,12 +82,11 @@ def measure(
 
 # ---------------------------------------------------------------------------------------------------------- differences
 def difference(first: Tensor, second: Tensor) -> dict[str, float]:
-    """Mean difference of two methods in points, from what they got right [seeds, images] (0 or 1), and two standard
-    errors: over the seeds, and over the test images (the same for all seeds, so more seeds do not make it smaller)."""
-    d = 100 * (first.double() - second.double())
-    mean, se = mean_error(d.mean(1).tolist())
-    images = (d.mean(0).std() / d.shape[1] ** 0.5).item()
-    return {"difference": round(mean, 2), "se": round(se, 2), "se images": round(images, 2)}
+    """metrics.paired_difference of what two methods got right [seeds, images], rounded and named."""
+    return {
+        name: round(value, 2)
+        for name, value in zip(("difference", "se", "se images"), paired_difference(first, second), strict=True)
+    }
 
 
 def compare(rows: list[dict], right: dict[Arm, Tensor]) -> list[dict]:

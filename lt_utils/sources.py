@@ -107,9 +107,9 @@ def _random_members(labels: Tensor, wanted: Tensor, counts: Tensor, seed: int) -
 
 
 def class_gaussian(
-    features: Tensor, labels: Tensor, amounts: Sequence[int], seed: int = 0, own: float = 0.0
+    features: Tensor, labels: Tensor, amounts: Sequence[int], seed: int = 0, own: float = 0.0, width: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Draws from N(mean_c, S_c): the mean of each class, and its covariance.
+    """Draws from N(mean_c, width^2 S_c): the mean of each class, and its covariance.
 
     own = 0: one covariance for all classes, pooled around their means. own = 1: each class its own (of rank n_c - 1 at
     most, so flat in the tail); in between, a mixture of the two.
@@ -125,7 +125,7 @@ def class_gaussian(
             centred = features[labels == c] - means[c]
             weight = _normal(amounts[c], len(centred), seed=seed + 7919 * (c + 1)).to(features.device)
             shift[added == c] += own**0.5 * weight @ centred / max(1, len(centred) - 1) ** 0.5
-    return means[added] + shift, added
+    return means[added] + width * shift, added
 
 
 def translated(features: Tensor, labels: Tensor, amounts: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -196,6 +196,7 @@ CONTROLS: dict[str, Source] = {
 MORE_CONTROLS: dict[str, Source] = CONTROLS | {
     "Repeated real": repeated_real,
     "Own Gaussian": partial(class_gaussian, own=1.0),
+    "Wide Gaussian": partial(class_gaussian, width=1.5),
     "Head-tail translation": translated,
     "Head-tail mixing": mixed_with_head,
 }

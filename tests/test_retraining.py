@@ -147,6 +147,15 @@ def test_class_gaussians_have_the_mean_and_covariance_they_promise(own, blobs):
     assert torch.allclose(features.T.cov(), (1 - own) * pooled + own * real.T.cov(), atol=0.05)
 
 
+def test_a_wide_gaussian_is_wider_around_the_same_means(blobs):
+    amounts = [0, 5, 900]
+    usual, labels = class_gaussian(blobs.train, blobs.train_labels, amounts, seed=2)
+    wide, same = MORE_CONTROLS["Wide Gaussian"](blobs.train, blobs.train_labels, amounts, seed=2)
+    means = class_means(blobs.train, blobs.train_labels, 3)[labels]
+    assert torch.equal(labels, same)
+    torch.testing.assert_close(wide - means, 1.5 * (usual - means), atol=1e-5, rtol=1e-5)
+
+
 def test_uniform_noise_fills_the_unit_cube():
     features, _ = CONTROLS["Uniform noise"](torch.zeros(2, 3), torch.tensor([0, 1]), [4000, 0], seed=0)
     assert 0 <= features.min() < 0.01 and 0.99 < features.max() <= 1
