@@ -117,7 +117,7 @@ def train_feature_diffusion(
         checkpoint=checkpoint,
         recipe=f"features {checkpoints.data_key(features, labels)}, dropout {label_dropout:g}",
     )
-    for _ in track(loop, label or f"feature diffusion, seed {seed}"):
+    for _ in track(loop, label or f"feature diffusion, seed {seed}", unit="features"):
         pass
     return FeatureGenerator(ema.model, scale, schedule, precision)
 

@@ -204,6 +204,6 @@ def train_faithful(
         recipe=f"published, {replace(defects, clamp_range=False).key}, features {checkpoints.data_key(features, labels)}",
         checkpoint=checkpoint,
     )
-    for _ in track(loop, label or f"published feature diffusion, seed {seed}"):
+    for _ in track(loop, label or f"published feature diffusion, seed {seed}", unit="features"):
         pass
     return FaithfulGenerator(ema.model if ema else model.eval(), schedule, defects.clamp_range)

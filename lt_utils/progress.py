@@ -19,11 +19,12 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def track(steps: Iterable, label: str, total: int | None = None) -> Iterator:
+def track(steps: Iterable, label: str, total: int | None = None, unit: str = "images") -> Iterator:
     """Yield the items of `steps` unchanged; print at most four lines, and append to the open run's progress.jsonl.
 
-    Items of train() carry .step (1-based, done), .total, .loss and .images (seen so far); any other iterable works too,
-    if it has a length or `total` is given. Nothing is printed to stderr, so a notebook's stored output stays clean.
+    Items of train() carry .step (1-based, done), .total, .loss and .images (seen so far; `unit` names what they are); any
+    other iterable works too, if it has a length or `total` is given. Nothing is printed to stderr, so a notebook's stored
+    output stays clean.
     """
     if total is None and hasattr(steps, "__len__"):
         total = len(steps)
@@ -49,13 +50,13 @@ def track(steps: Iterable, label: str, total: int | None = None) -> Iterator:
             left = (now - begin) / count * (total - done) if total else None
             line = {"label": label, "done": done, "total": total, "loss": _mean(losses), "seconds_left": left}
             if now - told >= EVERY:
-                _append(line | {"rate": _rate(first, last, seen - warm)[0]})
+                _append(line | {"rate": _rate(first, last, seen - warm, unit)[0]})
                 told = now
             if total and due and done / total >= due[0] and done < total:
                 while due and done / total >= due[0]:
                     due.pop(0)
                 if now - begin + left >= SHORT:
-                    _say(label, done, total, losses, _rate(first, last, seen - warm), f"{duration(left)} left")
+                    _say(label, done, total, losses, _rate(first, last, seen - warm, unit), f"{duration(left)} left")
                     losses = losses[-1:]
     finally:
         # A training that is left early saves when it is closed; a traceback would otherwise keep it open.
@@ -64,7 +65,7 @@ def track(steps: Iterable, label: str, total: int | None = None) -> Iterator:
         print(f"{label}: already done, nothing left to train.", flush=True)
         return
     seconds = time.perf_counter() - begin
-    rate = _rate(first, last, seen - warm)
+    rate = _rate(first, last, seen - warm, unit)
     _append({"label": label, "done": done, "total": total, "loss": _mean(losses), "seconds_left": 0.0, "rate": rate[0]})
     _say(label, done, total, losses, rate, f"{seconds:.1f} s" if seconds < 10 else duration(seconds))
 
@@ -79,11 +80,11 @@ def _mean(losses: list[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _rate(first: tuple, last: tuple, seconds: float) -> tuple[float | None, str]:
-    """(number per second, its unit): images if the items count them, else steps; the first (warm-up) is left out."""
+def _rate(first: tuple, last: tuple, seconds: float, unit: str) -> tuple[float | None, str]:
+    """(number per second, its unit): `unit` if the items count them, else steps; the first (warm-up) is left out."""
     column = 0 if last[1] is None else 1
     made = last[column] - first[column]
-    return (made / seconds if made and seconds > 0 else None), ("steps", "images")[column]
+    return (made / seconds if made and seconds > 0 else None), ("steps", unit)[column]
 
 
 def _say(label: str, done: int, total: int | None, losses: list, rate: tuple[float | None, str], end: str) -> None:

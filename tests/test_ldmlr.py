@@ -350,7 +350,7 @@ def test_each_switch_of_stage_two_changes_what_it_says_and_nothing_else():
 def test_an_interrupted_training_ends_bit_for_bit_where_an_uninterrupted_one_does(defects, tmp_path, monkeypatch):
     path = tmp_path / "diffusion.safetensors"
 
-    def leave_after_two(loop, label):
+    def leave_after_two(loop, label, **_):
         for step in loop:
             yield step
             if step.step == 2:

@@ -152,19 +152,20 @@ def test_short_training_prints_one_line(course, capsys):
     assert lines[0].startswith("CE, seed 0: step 40/40 · loss 0.5 · ") and lines[0].endswith(" 0.0 s")
 
 
-def test_long_training_prints_four_lines_and_writes_progress(course, capsys, monkeypatch):
+@pytest.mark.parametrize("unit", ["images", "features"])
+def test_long_training_prints_four_lines_and_writes_progress(unit, course, capsys, monkeypatch):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(progress.time, "perf_counter", lambda: clock.now)
     run = open_run("03_encoders", PARAMETERS)
     steps = (SimpleNamespace(step=k, total=600, loss=0.91, images=64 * k) for k in range(1, 601))
-    for _ in progress.track(steps, "CE"):
+    for _ in progress.track(steps, "CE", unit=unit):
         clock.now += 0.02
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        "CE: step 150/600 · loss 0.91 · 3,200 images/s · 9 s left",
-        "CE: step 300/600 · loss 0.91 · 3,200 images/s · 6 s left",
-        "CE: step 450/600 · loss 0.91 · 3,200 images/s · 3 s left",
-        "CE: step 600/600 · loss 0.91 · 3,200 images/s · 12 s",
+        f"CE: step 150/600 · loss 0.91 · 3,200 {unit}/s · 9 s left",
+        f"CE: step 300/600 · loss 0.91 · 3,200 {unit}/s · 6 s left",
+        f"CE: step 450/600 · loss 0.91 · 3,200 {unit}/s · 3 s left",
+        f"CE: step 600/600 · loss 0.91 · 3,200 {unit}/s · 12 s",
     ]
     told = [json.loads(line) for line in (run.path / "progress.jsonl").read_text().splitlines()]
     assert len(told) == 6 and told[-1]["done"] == told[-1]["total"] == 600 and told[-1]["seconds_left"] == 0
