@@ -84,10 +84,8 @@ def repeated_real(features: Tensor, labels: Tensor, amounts: Sequence[int], seed
     """
     added, counts = _asked_of(labels, amounts)
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
-    order = shuffled[labels[shuffled].argsort(stable=True)]  # class after class, in random order within each
-    start, asked = counts.cumsum(0) - counts, torch.bincount(added, minlength=len(amounts))
-    turn = torch.arange(len(added), device=labels.device) - (asked.cumsum(0) - asked)[added]
-    return features[order[start[added] + turn % counts[added]]], added
+    turn = torch.cat([torch.arange(n) for n in amounts]).to(labels.device) % counts[added]
+    return features[shuffled[_members(labels[shuffled], added, counts, turn)]], added
 
 
 def _asked_of(labels: Tensor, amounts: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -100,10 +98,15 @@ def _asked_of(labels: Tensor, amounts: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 def _random_members(labels: Tensor, wanted: Tensor, counts: Tensor, seed: int) -> Tensor:
     """For each class of `wanted` the index of a random feature with that label; counts [C] of `labels`, all above 0."""
-    # Sorted by class, the features of class c stand at start_c .. start_c + n_c - 1: one random place for each label.
-    order, start = labels.argsort(stable=True), counts.cumsum(0) - counts
     place = (_uniform(len(wanted), seed=seed).to(labels.device) * counts[wanted]).long()
-    return order[start[wanted] + place.clamp(max=counts[wanted] - 1)]
+    return _members(labels, wanted, counts, place.clamp(max=counts[wanted] - 1))
+
+
+def _members(labels: Tensor, wanted: Tensor, counts: Tensor, place: Tensor) -> Tensor:
+    """For each class of `wanted` the index of the feature that has place 0 .. counts[c] - 1 among those with that label."""
+    # Sorted by class, the features of class c stand at start_c .. start_c + n_c - 1.
+    order, start = labels.argsort(stable=True), counts.cumsum(0) - counts
+    return order[start[wanted] + place]
 
 
 def class_gaussian(
