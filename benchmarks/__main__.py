@@ -20,6 +20,7 @@ from lt_utils.provenance import surroundings
 TASKS = (
     ("Encoder training, ResNet-32 (0.46 M), batch 64", "images/s", "encoder", "ours/64", "peer/64"),
     ("The same, batch 256", "images/s", "encoder", "ours/256", "peer/256"),
+    ("Batch 256, AutoAugment, Cutout", "images/s", "encoder", "ours/256/autoaugment", "peer/256/autoaugment"),
     ("Latent diffusion, training", "features/s", "latent", "ours/train", "peer/train"),
     ("Latent diffusion, sampling", "features/s", "latent", "ours/sample", "peer/sample"),
     ("U-Net (35.8 M), training, diffusers", "images/s", "images", "ours/train", "diffusers/train"),

@@ -1,12 +1,13 @@
 """Training images per second of a ResNet-32: this course's device-resident pipeline, and the usual one.
 
-    python -m benchmarks.encoder ours|peer [64] [--seconds 10] [--workers 0] [--epochs 0]
+    python -m benchmarks.encoder ours|peer [64] [weak|autoaugment] [--seconds 10] [--workers 0] [--epochs 0]
 
 "peer" is what most code bases do: a torchvision data set of PIL images, torchvision transforms on each image, a DataLoader,
 the same network in its default memory layout and float32. Both use mixup and SGD. The data are CIFAR-sized: the
 bundled garments, padded to 32 x 32 and repeated to three channels, because speed does not depend on what they show. The number is
-the batch: 64 in LDMLR's recipe, 256 in that of WCDAS. --workers: processes of the peer's DataLoader. --epochs: train so
-long and report the accuracy instead of the speed.
+the batch: 64 in LDMLR's recipe, 256 in that of WCDAS, which trains on "autoaugment": AutoAugment and Cutout, for the peer those
+of torchvision. --workers: processes of the peer's DataLoader. --epochs: train so long and report the accuracy instead of
+the speed.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from lt_utils.recipes import encoder_loss
 from lt_utils.training import cosine, device, train
 
 ENDLESS = 1_000_000
+AUGMENT = ("weak", "autoaugment")
 
 
 def cifar_sized(data: ImageData) -> ImageData:
@@ -40,20 +42,25 @@ def cifar_sized(data: ImageData) -> ImageData:
     return ImageData(data.name, bigger[0], data.train_labels, bigger[1], data.test_labels, data.class_names)
 
 
+def views(augment: str = "weak") -> transforms.Compose:
+    """torchvision's transforms of one PIL image: crop and flip, or these with AutoAugment and a black square."""
+    begin = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
+    end = [transforms.ToTensor(), transforms.Normalize(CIFAR_MEAN, CIFAR_STD)]
+    if choose("augmentation", augment, AUGMENT) == "weak":
+        return transforms.Compose(begin + end)
+    policy = transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10)
+    # A square of a quarter of the area has half the height, as ours.
+    square = transforms.RandomErasing(1.0, scale=(0.25, 0.25), ratio=(1.0, 1.0))
+    return transforms.Compose([*begin, policy, *end, square])
+
+
 class PerImage(Dataset):
     """A map-style data set: one PIL image at a time, transformed by torchvision."""
 
-    def __init__(self, data: ImageData) -> None:
+    def __init__(self, data: ImageData, augment: str = "weak") -> None:
         self.images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in data.train_images]
         self.labels = data.train_labels.tolist()
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomCrop(32, padding=4),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize(CIFAR_MEAN, CIFAR_STD),
-            ]
-        )
+        self.transform = views(augment)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -68,14 +75,14 @@ def network() -> tuple[ResNet, torch.optim.SGD]:
     return model, torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
 
-def ours(data: ImageData, steps: int, batch: int):
+def ours(data: ImageData, steps: int, batch: int, augment: str = "weak"):
     """Yield the number of images after each step of this course's loop (channels-last, bf16 where it is fast)."""
     model, optimizer = network()
     model.to(memory_format=torch.channels_last)
     data = data.to(device())
     loop = train(
         model,
-        encoder_loss("ce-mixup", data),
+        encoder_loss("ce-mixup", data, augment=augment),
         n=len(data.train_labels),
         steps=steps,
         batch=batch,
@@ -86,11 +93,11 @@ def ours(data: ImageData, steps: int, batch: int):
         yield step.images, model
 
 
-def peer(data: ImageData, steps: int, batch: int, workers: int = 0):
+def peer(data: ImageData, steps: int, batch: int, augment: str = "weak", workers: int = 0):
     """Yield the number of images after each step of the DataLoader loop (float32)."""
     model, optimizer = network()
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    loader = DataLoader(PerImage(data), batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+    loader = DataLoader(PerImage(data, augment), batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
     # The data set normalises the images, so the network's own normalisation is passed by.
     model.mean.zero_()
     model.std.fill_(1)
@@ -108,11 +115,11 @@ def peer(data: ImageData, steps: int, batch: int, workers: int = 0):
         yield seen, model
 
 
-def loop(side: str, batch: int | str = 64, workers: int = 0) -> Iterator[int]:
+def loop(side: str, batch: int | str = 64, augment: str = "weak", workers: int = 0) -> Iterator[int]:
     """The endless training of one side, which counts images."""
     choose("side", side, ("ours", "peer"))
     data, batch = cifar_sized(load()), int(batch)
-    done = ours(data, ENDLESS, batch) if side == "ours" else peer(data, ENDLESS, batch, workers)
+    done = ours(data, ENDLESS, batch, augment) if side == "ours" else peer(data, ENDLESS, batch, augment, workers)
     return (seen for seen, _ in done)
 
 
@@ -131,6 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("side", choices=("ours", "peer"))
     parser.add_argument("batch", type=int, nargs="?", default=64)
+    parser.add_argument("augment", choices=AUGMENT, nargs="?", default="weak")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument(
@@ -140,7 +148,7 @@ def main() -> None:
     if options.epochs:
         report({"accuracy": trained_accuracy(options.side, options.epochs, options.batch)})
     else:
-        report({"rate": rate(loop(options.side, options.batch, options.workers), options.seconds, warm_up=10)})
+        report({"rate": rate(loop(options.side, options.batch, options.augment, options.workers), options.seconds, warm_up=10)})
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from benchmarks import encoder, fidelity, images, latent, measure, measures
 from benchmarks.page import fidelity_table, measures_table, rounded, short, span
 from lt_utils.denoisers import UNet
+from lt_utils.errors import CourseError
 from lt_utils.features import Encoded
 
 
@@ -100,8 +102,21 @@ def test_sides_take_turns_and_the_first_turn_is_not_counted(monkeypatch):
 
 
 def test_every_side_of_the_speed_table_counts_what_it_does():
-    first = [next(encoder.loop("ours")), next(latent.loop("ours", "train")), next(latent.loop("peer", "sample"))]
-    assert first == [64, 256, 0.256]
+    images_ours = next(encoder.loop("ours", 32, "autoaugment"))
+    first = [images_ours, next(latent.loop("ours", "train")), next(latent.loop("peer", "sample"))]
+    assert first == [32, 256, 0.256]
+
+
+def test_the_peer_s_views_are_those_that_the_task_names():
+    grey = Image.new("RGB", (32, 32), (128, 128, 128))
+    torch.manual_seed(0)
+    weak, strong = (torch.stack([encoder.views(augment)(grey) for _ in range(40)]) for augment in encoder.AUGMENT)
+    # Normalised, a pixel of exactly 0 is one of the erased square of 16 x 16; AutoAugment changes the grey of some images.
+    assert not (weak == 0).any() and ((strong == 0).all(1).sum((1, 2)) >= 16 * 16).all()
+    assert weak.amax((0, 2, 3)).tolist() == pytest.approx(weak[0].amax((1, 2)).tolist())
+    assert len(strong[:, 0].amax((1, 2)).unique()) > 3
+    with pytest.raises(CourseError, match="autoaugment"):
+        encoder.views("auto")
 
 
 @pytest.mark.parametrize("name", measures.IN_TORCHMETRICS)
