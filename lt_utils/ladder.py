@@ -10,11 +10,14 @@ from matplotlib.figure import Figure
 VIEW_COLOURS = {"clean": "#555555", "weak": "#56B4E9", "strong": "#009E73", "drawn": "#0072B2", "-": "#CC79A7"}
 
 
-def gaps_to_test(measured: dict[str, dict[str, dict[str, float]]], title: str) -> Figure:
+def gaps_to_test(
+    measured: dict[str, dict[str, dict[str, float]]], fair: dict[str, dict[str, tuple[float, float]]], title: str
+) -> Figure:
     """How far several sets of training features are from the test features: one panel per measure, one line per set.
 
-    measured[set][measure][group] is a number that would be 1 if the set were a fair sample of what the test set shows:
-    "direction", "length" and "spread" of `views.distance_to_test`, averaged over the classes of each group.
+    measured[set][measure][group]: "direction", "length" and "spread" of `views.distance_to_test`, averaged over the classes
+    of each group. fair[measure][group]: mean and standard deviation of the same for a fair sample of the test set
+    (`views.fair_sample`), a grey band two deviations wide to each side.
     """
     said = {
         "direction": "cosine of the class means",
@@ -23,13 +26,16 @@ def gaps_to_test(measured: dict[str, dict[str, dict[str, float]]], title: str) -
     }
     figure, panels = plt.subplots(1, 3, figsize=(9, 3.4))
     for axes, measure in zip(panels, said, strict=True):
-        axes.axhline(1, color="#999999", lw=5, alpha=0.4, zorder=0)
+        middle, deviation = zip(*fair[measure].values(), strict=True)
+        low, high = ([m + side * d for m, d in zip(middle, deviation, strict=True)] for side in (-2, 2))
+        axes.plot(list(fair[measure]), middle, color="#999999", lw=5, alpha=0.5, zorder=0, label="fair sample")
+        axes.fill_between(list(fair[measure]), low, high, color="#999999", alpha=0.25, lw=0, zorder=0)
         for name, values in measured.items():
             groups = values[measure]
             axes.plot(list(groups), list(groups.values()), "o-", color=VIEW_COLOURS[name], ms=7, lw=1.5, label=name)
         axes.set(title=measure, ylabel=said[measure])
         axes.margins(x=0.15, y=0.15)
-    panels[0].legend(title="training features")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(measured) + 1)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return figure
 

@@ -63,6 +63,7 @@ def fit_head(
     added: tuple[Tensor, Tensor] | None = None,
     kind: str = "linear",
     tau: float = 1.0,
+    start_tau: float | None = None,
     mixup: float = 0.0,
     anchor: float = 0.0,
     steps: int = 1500,
@@ -80,6 +81,7 @@ def fit_head(
         added: features [M, D] and labels [M] of a source. If they balance the classes (top-up), use tau = 0.
         kind: "linear", which starts from the encoder's own head (with tau = 1 from label shift), or "cosine", which
             starts at random with scale 16.
+        start_tau: where a linear head starts, if not at `tau`: 0 the encoder's own head, 1 label shift.
         mixup: alpha of Beta(alpha, alpha) for mixing the features of a batch, labels and all; 0: none.
         anchor: weight of the squared distance to the start, summed over all weights (kind "linear").
         watch: note the test accuracy every so many steps, to show what choosing a step on the test set would do; 0: never.
@@ -98,7 +100,7 @@ def fit_head(
     prior = log_prior(encoded.counts, views.features.device)
     torch.manual_seed(seed)
     if kind == "linear":
-        inner = start_linear(encoded.head, scale, tau * prior)
+        inner = start_linear(encoded.head, scale, (tau if start_tau is None else start_tau) * prior)
     else:
         inner = CosineHead(encoded.dim, classes).to(views.features.device)
     head = StandardisedHead(scale, inner)

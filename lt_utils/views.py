@@ -4,6 +4,7 @@ An encoder that was trained long enough knows its training images by heart; thei
 images. Views that the encoder has not seen in training come closer, and this module measures how much closer.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -142,6 +143,8 @@ def mirrored_test(encoded: Encoded) -> Tensor:
 def distance_to_test(features: Tensor, labels: Tensor, encoded: Encoded) -> dict[str, Tensor]:
     """What lies between features [N, D] with labels [N] (of training, or drawn) and the test features: three measures, [C].
 
+    What the noise of small classes does to them, where there is no difference at all, is told by `fair_sample`.
+
     "direction": cosine of the two class means, both centred by the average of the class means of `features`.
     "length": how far the test mean reaches in the direction of the mean of `features`; 1 when equal, below 1 when these
         are too long.
@@ -156,4 +159,45 @@ def distance_to_test(features: Tensor, labels: Tensor, encoded: Encoded) -> dict
         "direction": torch.nn.functional.cosine_similarity(train - centre, test - centre),
         "length": relative_length(test, train),
         "spread": spread,
+    }
+
+
+def fair_split(encoded: Encoded, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Indices of test images: a random sample with as many of each class as training has, at most half, and all others.
+
+    The sample is what training features would be without any fault: features of images that the encoder has not seen.
+    Raises CourseError for a class with fewer than two test images.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sample, others = [], []
+    for c, n in enumerate(encoded.counts):
+        members = (encoded.test_labels.cpu() == c).nonzero()[:, 0]
+        if len(members) < 2:
+            raise CourseError(f"Class {c} has fewer than two test images, too few for a sample and others: leave it out.")
+        order = members[torch.randperm(len(members), generator=generator)]
+        cut = min(n, len(members) // 2)
+        sample.append(order[:cut])
+        others.append(order[cut:])
+    return torch.cat(sample).to(encoded.test.device), torch.cat(others).to(encoded.test.device)
+
+
+def fair_sample(
+    encoded: Encoded, groups: dict[str, Sequence[int]], draws: int = 20, seed: int = 0
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """[measure][group]: mean and standard deviation, over `draws`, of `distance_to_test` between the parts of `fair_split`.
+
+    A handful of features has a noisy mean and lies close around it, so a small class never measures 1, however fair.
+    """
+    found: dict[str, list[Tensor]] = {}
+    for k in range(draws):
+        sample, others = fair_split(encoded, seed * 1_000_003 + k)
+        rest = replace(encoded, test=encoded.test[others], test_labels=encoded.test_labels[others])
+        for measure, values in distance_to_test(encoded.test[sample], encoded.test_labels[sample], rest).items():
+            found.setdefault(measure, []).append(torch.stack([values[list(members)].mean() for members in groups.values()]))
+    return {
+        measure: {
+            group: (float(column.mean()), float(column.std()))
+            for group, column in zip(groups, torch.stack(values).unbind(1), strict=True)
+        }
+        for measure, values in found.items()
     }

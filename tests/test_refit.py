@@ -1,6 +1,8 @@
 """Views through a frozen encoder, and heads fitted on them: what is drawn, what a loss means, what a start equals."""
 
 import copy
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from lt_utils.features import Encoded, encode_data
 from lt_utils.heads import CosineHead, LinearHead
 from lt_utils.losses import label_shift, log_prior
 from lt_utils.metrics import accuracy
-from lt_utils.views import Views, distance_to_test, encode_views, join
+from lt_utils.views import Views, distance_to_test, encode_views, fair_sample, fair_split, join
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,38 @@ def test_distance_to_test_reads_a_known_stretch(blobs):
         torch.testing.assert_close(told[name], torch.full((3,), value), atol=1e-4, rtol=0)
 
 
+def test_a_fair_split_takes_as_many_test_images_of_each_class_as_training_has_at_most_half(blobs):
+    sample, others = fair_split(blobs, seed=3)
+    assert sorted([*sample.tolist(), *others.tolist()]) == list(range(len(blobs.test)))
+    in_test = torch.bincount(blobs.test_labels).tolist()
+    wanted = [min(n, m // 2) for n, m in zip(blobs.counts, in_test, strict=True)]
+    assert torch.bincount(blobs.test_labels[sample]).tolist() == wanted and min(wanted) < max(wanted)
+    assert torch.equal(sample, fair_split(blobs, seed=3)[0]) and not torch.equal(sample, fair_split(blobs, seed=4)[0])
+
+
+def test_a_class_with_one_test_image_has_no_fair_sample(blobs):
+    alone = replace(blobs, test=blobs.test[:201], test_labels=blobs.test_labels[:201])
+    with pytest.raises(CourseError, match="Class 2 has fewer than two test images"):
+        fair_split(alone)
+
+
+def test_a_fair_sample_measures_what_noise_predicts(blobs):
+    """n features of a round Gaussian with deviation 1, 3 apart: their spread is too small and their mean too long."""
+    torch.manual_seed(0)
+    classes, dim, n = 3, 4, 5
+    labels = torch.arange(classes).repeat(4000)
+    test = 3 * torch.eye(classes, dim)[labels] + torch.randn(len(labels), dim)
+    told = fair_sample(
+        replace(blobs, test=test, test_labels=labels, counts=[n] * classes), {"few": [0, 1], "all": [0, 1, 2]}, draws=400
+    )
+    # The squared spread is chi^2 with 4 (n - 1) = 16 degrees of freedom, over n; the mean of 1 / chi is known.
+    assert told["spread"]["all"][0] == pytest.approx((4 * n / 2) ** 0.5 * math.gamma(7.5) / math.gamma(8), abs=0.03)
+    # To second order in the noise s of a centred mean, relative to its length, 1 - (D - 2) s; here |m|^2 = 6, and 2/3 of
+    # the noise of a mean, 1/n, stays around the average of three.
+    assert told["length"]["all"][0] == pytest.approx(1 - (dim - 2) * (2 / 3 / n) / 6, abs=0.01)
+    assert 0.9 < told["direction"]["few"][0] < 0.99 and told["length"]["few"][1] > told["length"]["all"][1] > 0
+
+
 # ---------------------------------------------------------------------------------------------------------------- heads
 def test_the_linear_start_gives_the_logits_of_label_shift(blobs):
     scale, prior = Standardiser.fit(blobs.train), log_prior(blobs.counts)
@@ -124,10 +158,14 @@ def test_only_a_linear_head_can_be_the_start(blobs):
 
 
 def test_no_step_from_the_start_is_label_shift(blobs):
-    fitted = refit.fit_head(plain_views(blobs.train, blobs.train_labels), blobs, steps=1, rate=0.0)
-    torch.testing.assert_close(
-        fitted.head(blobs.test), label_shift(blobs.test_logits, blobs.counts), atol=1e-4, rtol=1e-4
-    )
+    own = plain_views(blobs.train, blobs.train_labels)
+    for how, expected in (
+        ({}, label_shift(blobs.test_logits, blobs.counts)),
+        ({"start_tau": 0.0}, blobs.test_logits),
+        ({"tau": 0.0, "start_tau": 1.0}, label_shift(blobs.test_logits, blobs.counts)),
+    ):
+        fitted = refit.fit_head(own, blobs, steps=1, rate=0.0, **how)
+        torch.testing.assert_close(fitted.head(blobs.test), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("kind", "rate"), [("linear", 3e-3), ("cosine", 0.02)])
