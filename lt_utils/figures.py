@@ -186,6 +186,7 @@ def name_points(axes: Axes, points: Sequence[tuple[float, float]], names: Sequen
     """
     axes.figure.canvas.draw()
     dots, taken = axes.transData.transform(list(points)), []
+    radius = 4.5 * axes.figure.dpi / 72  # of a marker of size 9, in pixels
     sides = (
         (9, -3, "left"),
         (-9, -3, "right"),
@@ -202,7 +203,7 @@ def name_points(axes: Axes, points: Sequence[tuple[float, float]], names: Sequen
             if (
                 inside
                 and not any(box.overlaps(other) for other in taken)
-                and not any(box.contains(*dot) for dot in dots)
+                and not any(box.padded(radius).contains(*dot) for dot in dots)
             ):
                 taken.append(box)
                 break
