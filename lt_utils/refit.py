@@ -176,8 +176,8 @@ def estimated_again(model: nn.Module, batches: Sequence[Tensor]) -> nn.Module:
 def oracle_bound(encoded: Encoded, seed: int = 0, anchor: float = 0.01, steps: int = 1500) -> float:
     """Test accuracy in percent of a linear head that was fitted on the other half of the labelled TEST features.
 
-    Not a method: a bound on what any head on these features can reach with some thousand balanced labelled features. Both
-    halves take their turn; the head starts from label shift and is held to it by `anchor`.
+    Not a method: a reference for what a linear head on these features reaches with some thousand balanced labelled ones; another
+    `anchor` may find a little more. Both halves take their turn; the head starts from label shift and is held to it.
     """
     order = torch.randperm(len(encoded.test), generator=torch.Generator().manual_seed(seed)).to(encoded.test.device)
     right = 0.0
