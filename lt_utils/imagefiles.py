@@ -8,6 +8,7 @@ Places-LT and iNaturalist are passed on:
 Blank lines and lines that begin with # are passed over. `imagelists` reads lists in other forms, .csv and .json.
 """
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +42,14 @@ class ImageFiles:
     def counts(self) -> list[int]:
         """Images of each class."""
         return torch.bincount(self.labels, minlength=self.classes).tolist()
+
+    @property
+    def key(self) -> str:
+        """Eight characters that change with the paths, the labels or their order: what was listed, whatever the list is
+        called."""
+        digest = hashlib.sha256("\n".join(self.paths).encode(errors="backslashreplace"))
+        digest.update(self.labels.numpy())
+        return digest.hexdigest()[:8]
 
     def __len__(self) -> int:
         return len(self.paths)

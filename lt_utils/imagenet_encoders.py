@@ -84,7 +84,8 @@ def train_encoder(
 ) -> ResNet10:
     """Train ResNet-10 with cross-entropy on the logits of its head: SGD, momentum 0.9, cosine rate; the last epoch.
 
-    Goes on from `checkpoint` if that is there. Prints which share of the time the training waited for images.
+    Goes on from `checkpoint` if that is there. Prints which share of the time the training waited for images. CourseError
+    if the checkpoint is of other images (paths and labels), another size or head, and as `training.train` does.
     """
     torch.manual_seed(seed)
     model = ResNet10(files.classes, head).to(device(), memory_format=torch.channels_last)
@@ -97,6 +98,7 @@ def train_encoder(
 
     optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9, weight_decay=decay)
     facts = dict(n=len(files), steps=steps, batch=batch, optimizer=optimizer, lr=cosine, seed=seed)
+    facts["recipe"] = f"images {files.key}, size {size}, head {head}"
     loop = list(track(train(model, loss, checkpoint=checkpoint, **facts), label))
     if len(loop) > 1:
         share = stream.waited / (loop[-1].seconds - loop[0].seconds)

@@ -155,6 +155,7 @@ def run_all(settings: dict, stages: tuple[str, ...] = STAGES) -> None:
     lists = dict(zip(("training", "test"), read_lists(settings), strict=True))
     for name, files in lists.items():
         print(f"{name}: {files}", flush=True)
+    images = {name: files.key for name, files in lists.items()}  # what the lists say: their paths stay when they are edited
     for method, recipe in settings["methods"].items():
         if settings["size"] <= 32 and (len(lists["training"]) - 1) % recipe["batch"] == 0:
             raise CourseError(
@@ -163,7 +164,7 @@ def run_all(settings: dict, stages: tuple[str, ...] = STAGES) -> None:
             )
     for method, recipe in settings["methods"].items():
         for seed in settings["seeds"]:
-            data = {key: settings[key] for key in ("train", "test", "size")}
+            data = {key: settings[key] for key in ("train", "test", "size")} | {"images": images}
             decides = {"DATASET": settings["name"], "METHOD": method, "SEED": seed, **recipe, **data}
             folder = runs.root() / settings["name"].replace("-", "_") / f"{method}-seed{seed}".lower()
             runs.claim(folder, "imagenet_lt", decides)

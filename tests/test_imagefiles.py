@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,6 +80,14 @@ def test_a_list_gives_paths_labels_and_counts(tree, files):
     assert files.labels.dtype == torch.int64 and files.labels.tolist() == [0] * 9 + [1] * 4 + [2] * 2
     assert files.paths[9] == "train/n01443537/n01443537_0.JPEG" and all((tree / path).is_file() for path in files.paths)
     assert repr(files) == "15 images, 3 classes of 9 to 2"
+
+
+def test_the_key_of_a_list_is_that_of_its_paths_and_labels_alone(tree, files, tmp_path):
+    again = read_list(changed(tree, tmp_path, lambda line: "ImageNet/" + line), tree)
+    assert files.key == again.key and re.fullmatch("[0-9a-f]{8}", files.key)
+    swapped = replace(files, labels=files.labels.flip(0))
+    other = replace(files, paths=(*files.paths[1:], files.paths[0]))
+    assert len({one.key for one in (files, swapped, other)}) == 3
 
 
 @pytest.mark.parametrize("leading", ["", "ImageNet/", "data/ImageNet/"])
@@ -383,6 +392,30 @@ def test_the_encoder_learns_the_colours(files, capsys):
     images, labels = TestBatches(files, 15, 32)[0]
     assert (encode(model, images)[1].argmax(1) == labels).float().mean() > 0.8
     assert "it waited for images" in capsys.readouterr().out
+
+
+def test_a_training_is_not_continued_on_an_edited_list(files, tmp_path):
+    options = dict(epochs=1, batch=8, rate=0.02, size=32, workers=0, checkpoint=tmp_path / "a.safetensors")
+    imagenet_lt.train_encoder(files, **options)
+    imagenet_lt.train_encoder(files, **options)
+    with pytest.raises(CourseError, match="another training .recipe 'images"):
+        imagenet_lt.train_encoder(replace(files, labels=files.labels.flip(0)), **options)
+
+
+@pytest.mark.parametrize("edited", ["train", "flat"])
+def test_a_run_with_an_edited_list_begins_anew(config, tree, tmp_path, capsys, monkeypatch, edited):
+    monkeypatch.setattr(imagenet_lt, "_run_one", lambda *_: None)
+    lists = {}
+    for name in ("train", "flat"):
+        lists[name] = tmp_path / f"{name}.txt"
+        lists[name].write_text((tree / f"{name}.txt").read_text())
+    path = config(train={"list": str(lists["train"]), "root": ""}, test={"list": str(lists["flat"]), "root": ""})
+    assert imagenet_lt.main([path]) == imagenet_lt.main([path]) == 0
+    assert "moved aside" not in capsys.readouterr().out
+    first, *others = [line for line in lists[edited].read_text().splitlines() if line.endswith(tuple("012"))]
+    lists[edited].write_text("\n".join([first[:-1] + "1", *others]))  # one label; as many images as before
+    assert imagenet_lt.main([path]) == 0
+    assert "ce-seed0 held a run with other parameters: moved aside to ce-seed0.old-1." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
