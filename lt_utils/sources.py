@@ -115,11 +115,12 @@ def class_gaussian(
     """Draws from N(mean_c, width^2 S_c): the mean of each class, and its covariance.
 
     own = 0: one covariance for all classes, pooled around their means. own = 1: each class its own (of rank n_c - 1 at
-    most, so flat in the tail); in between, a mixture of the two.
+    most, so flat in the tail); in between, a mixture of the two. CourseError for a class without a real feature, and for
+    features that are not finite numbers.
     """
-    added = amounts_to_labels(amounts, features.device)
+    added, _ = _asked_of(labels, amounts)
     means = class_means(features, labels, len(amounts))
-    root = torch.linalg.cholesky(_lifted(shared_covariance(features, labels, len(amounts))))
+    root = _covariance_root(features, labels, len(amounts))
     noise = _normal(len(added), features.shape[1], seed=seed).to(features.device)
     shift = (1 - own) ** 0.5 * noise @ root.T
     if own:
@@ -134,9 +135,10 @@ def class_gaussian(
 def translated(features: Tensor, labels: Tensor, amounts: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor]:
     """The spread of frequent classes around the mean of a rare one: mean_c + (f - mean_h), f a real feature of class h.
 
-    h is drawn from the classes with more features than c (the largest class takes its own).
+    h is drawn from the classes with more features than c (the largest class takes its own). CourseError for a class without
+    a real feature.
     """
-    added = amounts_to_labels(amounts, features.device)
+    added, _ = _asked_of(labels, amounts)
     means = class_means(features, labels, len(amounts))
     donors, donor_labels = _from_larger_classes(features, labels, added, len(amounts), seed)
     return means[added] + donors - means[donor_labels], added
@@ -180,6 +182,19 @@ def _uniform(*shape: int, seed: int) -> Tensor:
 
 def _normal(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _covariance_root(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """A Cholesky factor [D, D] of the shared covariance. CourseError for features that are not finite numbers."""
+    root, failed = torch.linalg.cholesky_ex(_lifted(shared_covariance(features, labels, classes)))
+    if not failed:
+        return root
+    if not features.isfinite().all():
+        raise CourseError("Some features are not finite numbers: look at the network or the images they come from.")
+    # Where hundreds of dimensions collapse to a few, float32 rounds by more than what `_lifted` adds. Apple's MPS has no
+    # float64: there the CPU does it.
+    exact, labels = (one.cpu() if one.device.type == "mps" else one for one in (features, labels))
+    return torch.linalg.cholesky(_lifted(shared_covariance(exact.double(), labels, classes))).to(features)
 
 
 def _lifted(covariance: Tensor) -> Tensor:

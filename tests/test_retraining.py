@@ -30,7 +30,6 @@ from lt_utils.sources import (
     mixed_with_head,
     ratio_amounts,
     repeated_real,
-    resampled_real,
     topup_amounts,
     translated,
 )
@@ -132,10 +131,12 @@ def test_repeated_features_all_occur_equally_often(amounts, blobs):
         assert own.min() >= each and own.max() <= each + 1
 
 
-@pytest.mark.parametrize("again", [resampled_real, repeated_real])
-def test_taking_again_from_a_class_without_features_is_refused(again, blobs):
+@pytest.mark.parametrize("name", [name for name in MORE_CONTROLS if name not in ("No generation", "Uniform noise")])
+def test_taking_from_a_class_without_features_is_refused(name, blobs):
+    source, few = MORE_CONTROLS[name], (blobs.train[:300], blobs.train_labels[:300])
     with pytest.raises(CourseError, match="Class 2 has no real feature"):
-        again(blobs.train[:300], blobs.train_labels[:300], [0, 0, 5])
+        source(*few, [0, 0, 5])
+    assert source(*few, [5, 0, 0])[0].isfinite().all()  # one that is not asked for does no harm
 
 
 @pytest.mark.parametrize("own", [0.0, 0.5, 1.0])
@@ -145,6 +146,30 @@ def test_class_gaussians_have_the_mean_and_covariance_they_promise(own, blobs):
     pooled = shared_covariance(blobs.train, blobs.train_labels, 3)
     assert torch.allclose(features.mean(0), real.mean(0), atol=0.03)
     assert torch.allclose(features.T.cov(), (1 - own) * pooled + own * real.T.cov(), atol=0.05)
+
+
+@pytest.mark.parametrize("directions", [1, 3])
+def test_class_gaussians_of_collapsed_features_have_their_few_directions(directions):
+    """512 dimensions that change along one or three directions alone: float32 has no Cholesky factor of their covariance."""
+    torch.manual_seed(0)
+    labels = amounts_to_labels([900, 100])
+    basis = torch.linalg.qr(torch.randn(512, directions)).Q
+    real = 3 + labels[:, None] + 20 * torch.randn(1000, directions) @ basis.T
+    for name in ("Class Gaussian", "Own Gaussian", "Wide Gaussian"):
+        made, _ = MORE_CONTROLS[name](real, labels, [0, 4000], seed=0)
+        centred, width = made - real[labels == 1].mean(0), 1.5 if name == "Wide Gaussian" else 1
+        assert made.dtype == torch.float32
+        own = labels == 1 if name == "Own Gaussian" else labels >= 0
+        spread = ((real - class_means(real, labels, 2)[labels])[own] @ basis).square().sum(1).mean().sqrt()
+        assert (centred @ basis).square().sum(1).mean().sqrt() == pytest.approx(float(width * spread), rel=0.05), name
+        assert (centred - centred @ basis @ basis.T).norm(dim=1).max() < 0.1 * spread, name
+
+
+@pytest.mark.parametrize("name", ["Class Gaussian", "Own Gaussian", "Wide Gaussian"])
+def test_a_gaussian_of_features_that_are_not_finite_is_refused(name, blobs):
+    blobs.train[7, 2] = torch.nan
+    with pytest.raises(CourseError, match="not finite numbers"):
+        MORE_CONTROLS[name](blobs.train, blobs.train_labels, [0, 0, 5])
 
 
 def test_a_wide_gaussian_is_wider_around_the_same_means(blobs):
