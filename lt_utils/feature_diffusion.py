@@ -96,8 +96,14 @@ def train_feature_diffusion(
 
     Standardised features, v objective, cosine schedule with T = 1000, AdamW with a cosine rate; a label is dropped with
     probability `label_dropout`, for guidance. `precision` "auto" is about twice as fast as "fp32" where the processor has
-    bfloat16. Goes on from `checkpoint` if that is there, as `training.train` does.
+    bfloat16. Goes on from `checkpoint` if that is there, as `training.train` does. CourseError for a label that is none of
+    0 .. classes - 1: it would be trained as "no label".
     """
+    if classes and len(unknown := labels[(labels < 0) | (labels >= classes)]):
+        raise CourseError(
+            f"Label {int(unknown[0])} is none of the {classes} classes, 0 .. {classes - 1}: give the number of classes that "
+            "these labels have."
+        )
     scale, schedule = Standardiser.fit(features), cosine_schedule(1000)
     x0 = scale(features)
     torch.manual_seed(seed)

@@ -149,8 +149,12 @@ def distance_to_test(features: Tensor, labels: Tensor, encoded: Encoded) -> dict
     "length": how far the test mean reaches in the direction of the mean of `features`; 1 when equal, below 1 when these
         are too long.
     "spread": root-mean-square distance to the class mean, test / features; above 1 when these are too tight.
+
+    Raises CourseError if a class has none of `features`: the average of all class means would not be a number.
     """
     classes = encoded.classes
+    if absent := (torch.bincount(labels, minlength=classes) == 0).nonzero().flatten().tolist():
+        raise CourseError(f"Class {absent[0]} has no feature to compare with the test features: give at least one of each.")
     train = class_means(features, labels, classes)
     test = class_means(encoded.test, encoded.test_labels, classes)
     centre = train.mean(0)

@@ -113,6 +113,12 @@ def test_distance_to_test_reads_a_known_stretch(blobs):
         torch.testing.assert_close(told[name], torch.full((3,), value), atol=1e-4, rtol=0)
 
 
+def test_distance_to_test_without_features_of_a_class_is_refused(blobs):
+    some = blobs.test_labels != 1
+    with pytest.raises(CourseError, match="Class 1 has no feature to compare with the test features"):
+        distance_to_test(blobs.test[some], blobs.test_labels[some], blobs)
+
+
 def test_a_fair_split_takes_as_many_test_images_of_each_class_as_training_has_at_most_half(blobs):
     sample, others = fair_split(blobs, seed=3)
     assert sorted([*sample.tolist(), *others.tolist()]) == list(range(len(blobs.test)))

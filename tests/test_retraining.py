@@ -249,6 +249,13 @@ def test_a_trained_generator_places_its_classes_and_is_loaded_as_it_was(tmp_path
     assert made.generate(labels[:0]).shape == (0, 4)
 
 
+@pytest.mark.parametrize("label", [-1, 3, 7])
+def test_a_label_that_is_no_class_is_not_trained_as_no_label(label, blobs):
+    blobs.train_labels[5] = label
+    with pytest.raises(CourseError, match=f"Label {label} is none of the 3 classes, 0 .. 2"):
+        train_feature_diffusion(blobs.train, blobs.train_labels, 3, steps=1, width=8, blocks=1)
+
+
 def test_in_bfloat16_a_generator_trains_and_draws_nearly_the_same(tmp_path, blobs):
     options = dict(steps=250, width=48, blocks=2, batch=128)
     made = train_feature_diffusion(blobs.train, blobs.train_labels, 3, **options, precision="bf16")
