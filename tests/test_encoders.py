@@ -175,6 +175,8 @@ def test_wrong_encoder_files_are_refused(tmp_path):
         load_official_ldmlr(published(tmp_path / "b.npz", ResNet(10), **{"layer1.0.conv1.weight": np.zeros((1,))}), 10)
     with pytest.raises(CourseError, match="extra entry 'stem'"):
         load_official_ldmlr(published(tmp_path / "c.npz", ResNet(10), stem=np.zeros(3)), 10)
+    with pytest.raises(CourseError, match="'head.weight' is .64. there"):
+        load_official_ldmlr(published(tmp_path / "d.npz", ResNet(10), **{"fc.weight": np.zeros(64, np.float32)}), 10)
     half = tmp_path / "half.npz"
     half.write_bytes(path.read_bytes()[:20_000])
     text = tmp_path / "text.npz"
@@ -182,3 +184,54 @@ def test_wrong_encoder_files_are_refused(tmp_path):
     for wrong in (half, text, tmp_path / "none.npz"):
         with pytest.raises(CourseError, match="cannot be read"):
             load_official_ldmlr(wrong, 10)
+
+
+def wrong_kind(folder, kind):
+    """The path of a file that is no .npz as published."""
+    state = ResNet(10).state_dict()
+    arrays = {name.replace("head.", "fc."): value.numpy() for name, value in state.items() if value.ndim}
+    path = folder / {"npy": "a.npy", "pth": "a.pth"}.get(kind, "a.npz")
+    if kind.startswith("pth"):
+        torch.save(state, path)
+    elif kind == "old pth":
+        torch.save(state, path, _use_new_zipfile_serialization=False)
+    elif kind.startswith("npy"):
+        with open(path, "wb") as file:
+            np.save(file, arrays["fc.weight"])
+    elif kind == "damaged":
+        np.savez_compressed(path, **arrays)
+        content = bytearray(path.read_bytes())
+        content[content.index(b"conv1.weight.npy") + 16 + 20] = 0xFF  # no kind of block that zlib knows
+        path.write_bytes(content)
+    elif kind == "texts":
+        np.savez(path, **arrays | {"fc.bias": np.array(["a"] * 10)})
+    elif kind == "empty":
+        np.savez(path)
+    elif kind == "nan":
+        arrays["layer2.1.bn1.running_var"][3] = np.nan
+        np.savez(path, **arrays)
+    else:
+        np.savez(path, **{kind + name: value for name, value in arrays.items()})
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind, told",
+    [
+        ("pth", "a.pth cannot be read as an .npz of arrays: it is damaged or of another kind"),
+        ("pth renamed", "a.npz cannot be read as an .npz of arrays: it is damaged or of another kind"),
+        ("old pth", "of another kind"),
+        ("npy", "a.npy cannot be read as an .npz of arrays: it is damaged or of another kind"),
+        ("npy renamed", "of another kind"),
+        ("damaged", "cannot be read as an .npz of arrays .*: fetch or copy it again"),
+        ("texts", "of another kind"),
+        ("empty", "of another kind"),
+        ("module.", "a.npz has no entry 'fc.weight', only such as 'module.conv1.weight'.*prefix"),
+        ("model.", "a.npz has no entry 'fc.weight', only such as 'model.conv1.weight'.*prefix"),
+        ("nan", "a.npz holds weights that are not finite numbers, in 'layer2.1.bn1.running_var'"),
+    ],
+)
+def test_what_is_no_published_encoder_is_told_in_one_sentence(tmp_path, kind, told):
+    with pytest.raises(CourseError, match=told) as error:
+        load_official_ldmlr(wrong_kind(tmp_path, kind), 10)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
