@@ -59,9 +59,11 @@ def group_accuracy(
 def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> tuple[Tensor, Tensor, Tensor]:
     """Share of samples, mean confidence and accuracy (all 0..1, float64 [bins]) in equal confidence bins (low, high].
 
-    Raises CourseError for probabilities [N, C] outside 0..1, such as logits.
+    Raises CourseError for probabilities [N, C] outside 0..1, such as logits, and for those that are not numbers.
     """
     confidence, prediction = _double(probabilities).max(dim=1)
+    if confidence.isnan().any():
+        raise CourseError("Some probabilities are not numbers (nan): look at the network or the data that they come from.")
     labels = labels.to(prediction.device)
     if not -1e-3 <= confidence.min() <= confidence.max() <= 1 + 1e-3:
         raise CourseError("Calibration needs probabilities in 0..1: give logits.softmax(dim=1), not the logits.")

@@ -217,9 +217,14 @@ def train(
         nonlocal ours
         strange = ~losses[start:k].isfinite()
         if strange.any():
+            first = start + int(strange.nonzero()[0]) + 1
+            if first == 1:  # before any update, so that the learning rate has had no say yet
+                raise CourseError(
+                    "The loss is not a finite number from step 1 on, before any update: look for values that are not finite in "
+                    "the data and in the weights at the start."
+                )
             raise CourseError(
-                f"The loss is no longer a finite number from step {start + int(strange.nonzero()[0]) + 1} on: "
-                "lower the learning rate or set clip=1.0."
+                f"The loss is no longer a finite number from step {first} on: lower the learning rate or set clip=1.0."
             )
         if checkpoint is not None:
             done = {"step": k, "seconds": state(k).seconds}

@@ -71,8 +71,13 @@ def test_calibration_error_by_hand_and_its_extremes():
 def test_logits_in_the_place_of_probabilities_are_refused():
     with pytest.raises(CourseError, match="softmax"):
         calibration_error(torch.tensor([[3.0, -1.0]]), torch.tensor([0]))
-    with pytest.raises(CourseError, match="softmax"):
-        calibration_error(torch.tensor([[float("nan"), 0.5]]), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("measure", [reliability, calibration_error])
+def test_probabilities_that_are_not_numbers_are_told_as_such(measure):
+    with pytest.raises(CourseError, match="not numbers .nan.: look at the network") as error:
+        measure(torch.tensor([[0.5, 0.5], [float("nan"), 0.5]]), torch.tensor([0, 1]))
+    assert "softmax" not in str(error.value)
 
 
 def test_scores_are_one_rounded_row():

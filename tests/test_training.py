@@ -414,6 +414,16 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_is_not_saved(path, cap
     assert path.read_bytes() == content
 
 
+def test_a_first_loss_that_is_not_finite_points_to_the_data(path):
+    with pytest.raises(CourseError, match=r"not a finite number from step 1 on, .* look for values .* in the data"):
+        Training(loss=nan_from(1)).go()
+    with pytest.raises(CourseError, match="from step 2 on: lower the learning rate"):
+        Training(loss=nan_from(2)).go()
+    Training(checkpoint=path).go(3)
+    with pytest.raises(CourseError, match="from step 4 on: lower the learning rate"):  # the first step after a resume
+        Training(checkpoint=path, loss=nan_from(1)).go()
+
+
 def test_saving_happens_every_so_often(path, monkeypatch):
     now, saved = [0.0], []
     monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
