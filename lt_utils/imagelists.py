@@ -17,6 +17,7 @@ labels may be names.
 
 import csv
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -40,13 +41,31 @@ def read(list_file: str | Path, root: str | Path, like: ImageFiles | None = None
     """Read a list by its suffix: .csv, .json, or else lines `path label` (`imagefiles.read_list`).
 
     like: the training images, for a test list, whose classes it must share; without it every class must have an image.
+
+    Raises CourseError for a test list with an image of the training list, and as these readers do.
     """
     readers = {".csv": read_csv_list, ".json": read_inaturalist}
     if reader := readers.get(Path(list_file).suffix.lower()):
-        return reader(list_file, root, like)
-    if like and like.named:
+        files = reader(list_file, root, like)
+    elif like and like.named:
         raise CourseError(f"{list_file} has numbers as labels and the training list has names: give both the same.")
-    return read_list(list_file, root, like.classes if like else None)
+    else:
+        files = read_list(list_file, root, like.classes if like else None)
+    if like:
+        _check_apart(list_file, files, like)
+    return files
+
+
+def _check_apart(list_file: str | Path, files: ImageFiles, train: ImageFiles) -> None:
+    """CourseError if a test list names images of the training list, whichever folder each list's paths start from."""
+    folder = os.path.realpath(train.root)
+    seen = {os.path.join(folder, path) for path in train.paths}
+    folder = os.path.realpath(files.root)
+    if both := [path for path in files.paths if os.path.join(folder, path) in seen]:
+        raise CourseError(
+            f"{len(both):,} of the {len(files):,} images that {list_file} names for the test are training images, too, "
+            f"{both[0]} first: give a test list of other images."
+        )
 
 
 def read_csv_list(list_file: str | Path, root: str | Path, like: ImageFiles | None = None) -> ImageFiles:

@@ -29,7 +29,7 @@ from lt_utils.imagenet_encoders import ResNet10, encode_files, train_encoder
 from lt_utils.longtail import group_indices
 from lt_utils.plan import read_yaml
 from lt_utils.retraining import result_rows, retrain_head, test_scores
-from lt_utils.sources import CONTROLS, amounts_to_labels, ratio_amounts
+from lt_utils.sources import CONTROLS, amounts_to_labels, classes_of, ratio_amounts
 from lt_utils.tables import markdown
 from lt_utils.training import device
 
@@ -115,10 +115,10 @@ def generation_amounts(counts: list[int], ratio: float, group: str = "few") -> l
     """LDMLR's rule on ImageNet-LT: max(round(ratio n_c), 5) features for the classes of a group, 0 for the others, [C].
 
     Its groups go by training images: many has 100 or more, medium 21 to 99, few 20 or fewer. (Accuracies are reported
-    for the usual ones: more than 100, 20 to 100, fewer than 20.)
+    for the usual ones: more than 100, 20 to 100, fewer than 20.) CourseError for a group without a class.
     """
-    groups = {"all": range(len(counts)), **group_indices(counts, many=99, few=21)}
-    return [n if c in groups.get(group, ()) else 0 for c, n in enumerate(ratio_amounts(counts, ratio))]
+    chosen = classes_of(group, group_indices(counts, many=99, few=21), len(counts))
+    return [n if c in chosen else 0 for c, n in enumerate(ratio_amounts(counts, ratio))]
 
 
 def retrained_rows(encoded: Encoded, method: str, seed: int, settings: dict, run: runs.Run) -> list[dict]:
@@ -156,6 +156,8 @@ def run_all(settings: dict, stages: tuple[str, ...] = STAGES) -> None:
     for name, files in lists.items():
         print(f"{name}: {files}", flush=True)
     images = {name: files.key for name, files in lists.items()}  # what the lists say: their paths stay when they are edited
+    chosen = settings["retraining"]
+    generation_amounts(lists["training"].counts, chosen["ratio"], chosen["group"])  # refuses a group without a class
     for method, recipe in settings["methods"].items():
         if settings["size"] <= 32 and (len(lists["training"]) - 1) % recipe["batch"] == 0:
             raise CourseError(

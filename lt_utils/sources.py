@@ -4,7 +4,7 @@ A source maps (features [N, D], labels [N], amounts [C], seed) to new (features,
 The retraining does not know which source it was, so a generator and its controls are treated exactly alike.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -42,15 +42,24 @@ def ratio_amounts(
         group: "all", "many", "medium" or "few".
         groups: what makes a group: "thirds" of the class numbers (LDMLR on CIFAR) or "counts" (> 100, 20 to 100, < 20).
 
-    Raises CourseError for an unknown group or rule, or a negative ratio.
+    Raises CourseError for an unknown group or rule, a group without a class, or a negative ratio.
     """
     choose("rule for groups", groups, ("thirds", "counts"))
     choose("group", group, ("all", "many", "medium", "few"))
     if ratio < 0:
         raise CourseError(f"The ratio of added to real features cannot be negative: {ratio:g}.")
     members = index_thirds(len(counts)) if groups == "thirds" else group_indices(counts)
-    chosen = range(len(counts)) if group == "all" else members.get(group, [])
+    chosen = classes_of(group, members, len(counts))
     return [max(round(ratio * n), least) if c in chosen else 0 for c, n in enumerate(counts)]
+
+
+def classes_of(group: str, members: Mapping[str, Sequence[int]], classes: int) -> Sequence[int]:
+    """The classes of a group in `members`, or for "all" every class. CourseError if there is none: nothing would be added."""
+    chosen = range(classes) if group == "all" else members.get(group, ())
+    if not chosen:
+        others = ", ".join(["all", *(name for name, found in members.items() if found)])
+        raise CourseError(f"The group {group!r} has no class here, so that no feature would be added: take one of {others}.")
+    return chosen
 
 
 def topup_amounts(counts: Sequence[int], size: int | None = None) -> list[int]:

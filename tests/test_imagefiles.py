@@ -322,6 +322,8 @@ def test_generation_goes_by_the_groups_of_ldmlr():
     assert imagenet_lt.generation_amounts(counts, 0.2, "medium") == [0, 0, 20, 5, 0, 0]
     assert imagenet_lt.generation_amounts(counts, 0.2, "few") == [0, 0, 0, 0, 5, 5]
     assert imagenet_lt.generation_amounts(counts, 0.2, "all") == [256, 20, 20, 5, 5, 5]
+    with pytest.raises(CourseError, match="The group 'medium' has no class here.*take one of all, many, few"):
+        imagenet_lt.generation_amounts([100, 20], 0.2, "medium")
 
 
 def test_the_courses_own_configuration_is_read():
@@ -445,6 +447,8 @@ def test_a_run_with_an_edited_list_begins_anew(config, tree, tmp_path, capsys, m
         ({"methods": {"CE": METHOD | {"rate": float("nan")}}}, [], "CE: rate must be a number from 0, not nan"),
         ({"generator": GENERATOR | {"width": 0}}, [], "generator: width must be a number from 1"),
         ({"retraining": RETRAINING | {"ratio": -1}}, [], "retraining: ratio must be a number from 0, not -1"),
+        ({"retraining": RETRAINING | {"group": "many"}}, [], "group 'many' has no class here"),
+        ({"test": {"list": "train.txt", "root": ""}}, [], "15 of the 15 images that .* are training images, too"),
         ({"retraining": RETRAINING | {"epochs": 0}}, [], "retraining: epochs must be a number from 1"),
         ({"test": {"list": "train.txt", "root": "val"}}, [], "15 of the 15 images that .* are not below"),
     ],

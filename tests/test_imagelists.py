@@ -207,6 +207,18 @@ def test_numbers_are_refused_where_the_training_list_has_names(mini, name):
         read(mini / name, mini, train)
 
 
+def test_a_test_list_with_training_images_is_refused(mini):
+    train = read(mini / "train.csv", mini)
+    with pytest.raises(CourseError, match="10 of the 10 images .* are training images, too, images/n0153282900000000.jpg f"):
+        read(mini / "train.csv", mini, train)
+    rows = "".join(f"n0144076400000{number:03d}.jpg {number % 3}\n" for number in (4, 2, 1))  # one of the test, two of training
+    (mini / "part.txt").write_text(rows)
+    with pytest.raises(CourseError, match="2 of the 3 images .*part.txt .* too, n0144076400000002.jpg first: give a test") as e:
+        read(mini / "part.txt", mini / "images", train)  # from another folder
+    assert "\n" not in str(e.value)
+    assert len(read(mini / "test.csv", mini, train)) == 6
+
+
 @pytest.mark.parametrize("name, line", [("train.csv", "images/n0153282900000000.jpg,"), ("t.txt", "images/a.jpg ")])
 def test_a_huge_label_is_refused_at_once_and_not_counted_up_to(mini, name, line):
     with open(mini / name, "a") as file:
@@ -361,7 +373,8 @@ def test_imagenet_lt_reads_lists_by_their_suffix(tmp_path, mini, nature):
     train, test = imagenet_lt.read_lists(settings_for(tmp_path, nature / "train2018.json", nature / "val2018.json"))
     assert train.counts == [1, 2] and test.counts == [1, 1]
     (mini / "plain.txt").write_text("images/n0153282900000000.jpg 0\nimages/n0144076400000000.jpg 1\n")
-    train, test = imagenet_lt.read_lists(settings_for(tmp_path, mini / "plain.txt", mini / "plain.txt"))
+    (mini / "other.txt").write_text("images/n0153282900000006.jpg 0\nimages/n0144076400000004.jpg 1\n")
+    train, test = imagenet_lt.read_lists(settings_for(tmp_path, mini / "plain.txt", mini / "other.txt"))
     assert train.counts == test.counts == [1, 1] and train.names == ()
 
 

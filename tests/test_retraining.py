@@ -76,7 +76,19 @@ def test_groups_by_class_number_are_those_of_the_published_code():
 def test_amounts_round_half_to_even_and_never_fall_below_five():
     assert ratio_amounts([65, 62, 10], 0.1) == [6, 6, 5]
     assert ratio_amounts([250, 50, 10], 0.2, "few", groups="counts") == [0, 0, 5]
-    assert ratio_amounts([250, 50, 30], 0.2, "few", groups="counts") == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("counts", "group", "groups", "others"),
+    [
+        ([250, 50, 30], "few", "counts", "all, many, medium"),
+        ([250, 110, 10], "medium", "counts", "all, many, few"),
+        ([250, 10], "few", "thirds", "all, many"),
+    ],
+)
+def test_a_group_without_a_class_is_refused_and_never_adds_nothing(counts, group, groups, others):
+    with pytest.raises(CourseError, match=f"The group '{group}' has no class here.*: take one of {others}[.]"):
+        ratio_amounts(counts, 0.2, group, groups)
 
 
 def test_top_up_fills_every_class():
