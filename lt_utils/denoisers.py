@@ -24,11 +24,13 @@ class Condition(nn.Module):
     """MLP(sinusoid(t)) + label embedding: the vector [B, out] that tells every block the step and the class.
 
     augmentation: how many numbers tell how an image was augmented (0 = none); a map without bias adds them, so that
-    zeros, or None, add exactly nothing.
+    zeros, or None, add exactly nothing. CourseError for an odd dim, the width of a denoiser.
     """
 
     def __init__(self, dim: int, out: int, classes: int, augmentation: int = 0) -> None:
         super().__init__()
+        if dim % 2:
+            raise CourseError(f"The width of a denoiser must be an even number, for pairs of sine and cosine, not {dim}.")
         self.dim = dim
         self.mlp = nn.Sequential(nn.Linear(dim, out), nn.SiLU(), nn.Linear(out, out))
         # One row per class; the row of "no label" is left out of the parameters and is zero (see forward).
@@ -216,7 +218,9 @@ class ModulatedBlock(nn.Module):
 class ResidualMLP(nn.Module):
     """Denoiser for feature vectors: a stack of residual blocks, each modulated by step and label.
 
-    Args: dim: length D of a feature. classes: number of classes C. width: hidden width. blocks: residual blocks.
+    Args: dim: length D of a feature. classes: number of classes C. width: hidden width, even. blocks: residual blocks.
+
+    Raises CourseError for an odd width.
     """
 
     def __init__(self, dim: int, classes: int, width: int = 256, blocks: int = 4) -> None:

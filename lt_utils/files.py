@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,11 @@ except ImportError:  # Windows: nothing is locked there
     fcntl = None
 
 _locks: dict[Path, object] = {}  # open for the life of the process: the system frees them at its end, however it ends
+
+
+def is_name(value: object) -> bool:
+    """Whether this can be a folder or a file of its own below another: a text of letters, digits and . _ -, not first . or -."""
+    return isinstance(value, str) and re.fullmatch(r"\w[\w.-]*", value) is not None
 
 
 def write_whole(

@@ -13,6 +13,7 @@ command can be given again. For each method and seed there is a run folder, <run
 
 import argparse
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from lt_utils import checkpoints, datasets, imagelists, parameters, runs
 from lt_utils.errors import CourseError, choose
 from lt_utils.feature_diffusion import train_feature_diffusion
 from lt_utils.features import Encoded
+from lt_utils.files import is_name
 from lt_utils.heads import HEADS, build_head
 from lt_utils.imagefiles import ImageFiles
 from lt_utils.imagenet_encoders import ResNet10, encode_files, train_encoder
@@ -49,6 +51,8 @@ def read_settings(path: str | Path) -> dict:
     if isinstance(settings, dict):
         settings.setdefault("name", SETTINGS["name"])
     _check(settings, SETTINGS, name)
+    if not is_name(settings["name"]):  # it becomes a folder below the runs
+        raise CourseError(f"{name}: name must be one of letters, digits and . _ -, not {settings['name']!r}.")
     for part in ("train", "test", "generator", "retraining"):
         _check(settings[part], SETTINGS[part], f"{name}, {part}")
     for method, values in settings["methods"].items():
@@ -57,6 +61,10 @@ def read_settings(path: str | Path) -> dict:
     folders = {str(method).lower() for method in settings["methods"]}
     if not folders or len(folders) < len(settings["methods"]):
         raise CourseError(f"{name}: methods must be one or more, of names that differ in more than capitals.")
+    if strange := [method for method in folders if re.search(r"[/\\]", method)]:  # these, too, with the seed after them
+        raise CourseError(f"{name}: the name of a method cannot have a slash, as {strange[0]!r} has.")
+    if settings["generator"]["width"] % 2:
+        raise CourseError(f"{name}, generator: width must be even, not {settings['generator']['width']}.")
     if not settings["seeds"] or not all(type(seed) is int and seed >= 0 for seed in settings["seeds"]):
         raise CourseError(f"{name}: seeds must be a list of whole numbers from 0, not {settings['seeds']}.")
     workers = settings["workers"]

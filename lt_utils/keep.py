@@ -11,13 +11,12 @@ tables.show_reference. The references of notebooks 07 and 08 come from config/ld
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from lt_utils.errors import CourseError, choose
-from lt_utils.files import read_json, write_json
+from lt_utils.files import is_name, read_json, write_json
 from lt_utils.parameters import REPOSITORY
 from lt_utils.tables import average, reference
 
@@ -80,7 +79,7 @@ def keep(
             f"{folder} holds no finished run (no whole record.json): give the folder of a run that has ended."
         )
     notebook = record.get("notebook", "")
-    if not re.fullmatch(r"\w[\w.-]*", name) or name.endswith(".json") or not name.startswith(notebook):
+    if not is_name(name) or name.endswith(".json") or not name.startswith(notebook):
         raise CourseError(
             f"A reference of this run cannot be named {name!r}: begin with {notebook or 'the name of its notebook'}, go on "
             "with letters, digits and . _ - alone, and leave .json out."

@@ -36,6 +36,13 @@ def test_residual_mlp_has_the_parameters_of_its_parts():
     assert sum(weight.numel() for weight in model.parameters()) == expected == 1_483_584
 
 
+@pytest.mark.parametrize("width", [1, 33])
+def test_an_odd_width_is_refused(width):
+    for build in (lambda: ResidualMLP(6, 3, width, 1), lambda: UNet(1, 3, width, mults=(1,), blocks=1)):
+        with pytest.raises(CourseError, match=f"width of a denoiser must be an even number.* not {width}[.]"):
+            build()
+
+
 def networks() -> list:
     """One of each kind, its weights drawn so that nothing is zero, with inputs."""
     found = []
