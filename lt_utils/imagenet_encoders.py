@@ -15,7 +15,7 @@ from lt_utils.augment import unit
 from lt_utils.errors import CourseError
 from lt_utils.heads import WCDASHead, build_head
 from lt_utils.imagefiles import ImageFiles
-from lt_utils.imagestream import Stream, TestBatches, TrainingBatches, prefetched
+from lt_utils.imagestream import Stream, TestBatches, TrainingBatches, deaths_told, prefetched
 from lt_utils.progress import track
 from lt_utils.training import cosine, device, train
 
@@ -85,7 +85,8 @@ def train_encoder(
     """Train ResNet-10 with cross-entropy on the logits of its head: SGD, momentum 0.9, cosine rate; the last epoch.
 
     Goes on from `checkpoint` if that is there. Prints which share of the time the training waited for images. CourseError
-    if the checkpoint is of other images (paths and labels), another size or head, and as `training.train` does.
+    if the checkpoint is of other images (paths and labels), another size or head, if a worker dies, and as
+    `training.train` does.
     """
     torch.manual_seed(seed)
     model = ResNet10(files.classes, head).to(device(), memory_format=torch.channels_last)
@@ -99,7 +100,8 @@ def train_encoder(
     optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9, weight_decay=decay)
     facts = dict(n=len(files), steps=steps, batch=batch, optimizer=optimizer, lr=cosine, seed=seed)
     facts["recipe"] = f"images {files.key}, size {size}, head {head}"
-    loop = list(track(train(model, loss, checkpoint=checkpoint, **facts), label))
+    with deaths_told():
+        loop = list(track(train(model, loss, checkpoint=checkpoint, **facts), label))
     if len(loop) > 1:
         share = stream.waited / (loop[-1].seconds - loop[0].seconds)
         print(f"{label}: it waited for images {share:.0%} of the time", flush=True)
@@ -112,4 +114,5 @@ def encode_files(model: ResNet10, files: ImageFiles, size: int = 224, workers: i
     where = next(model.parameters()).device
     batches = prefetched(TestBatches(files, size=size), workers=workers, pin=where.type == "cuda")
     model.eval()
-    return torch.cat([model.features(unit(images.to(where, non_blocking=True))) for images, _ in batches])
+    with deaths_told():
+        return torch.cat([model.features(unit(images.to(where, non_blocking=True))) for images, _ in batches])

@@ -11,10 +11,12 @@ number of workers, and after a resume.
 """
 
 import math
+import re
 import signal
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -105,13 +107,31 @@ def _start_worker(number: int) -> None:
     warnings.filterwarnings("ignore", module="PIL")  # of camera data that are corrupt in some photographs
 
 
+@contextmanager
+def deaths_told() -> Iterator[None]:
+    """Around what uses workers: CourseError, one sentence, when one of them dies or has no shared memory.
+
+    PyTorch raises RuntimeError wherever the training stands at that moment, not only where it waits for a batch.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not re.search(r"DataLoader worker \(pid|shared memory", str(error)):
+            raise
+        raise CourseError(
+            "A worker that decodes images died, mostly for lack of memory or shared memory: set workers: 0, or give the "
+            "container more with --shm-size."
+        ) from None
+
+
 def prefetched(
     batches: TrainingBatches | TestBatches, start: int = 0, workers: int | None = None, pin: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """batches[start], batches[start + 1], ... in order, each decoded whole by one of the workers, two ahead for each.
 
     Args: workers: processes; 0 decodes here, when asked; default: one for each core. pin: in page-locked memory, from
-    which a GPU copies while it computes. Raises CourseError, with the file's name, for a damaged image.
+    which a GPU copies while it computes. Raises CourseError, with the file's name, for a damaged image, and for a worker that
+    died while a batch was waited for (`deaths_told` does so in between).
     """
     workers = cores() if workers is None else workers
     loader = DataLoader(
@@ -123,7 +143,13 @@ def prefetched(
         pin_memory=pin,
         generator=torch.Generator(),  # else it would draw from the generator of the training step that begins it
     )
-    for item in loader:
+    with deaths_told():
+        items = iter(loader)
+    while True:
+        with deaths_told():  # without the yield: an error of who uses the batch is not ours
+            item = next(items, None)
+        if item is None:
+            return
         if isinstance(item, str):
             raise CourseError(item)
         yield tuple(item)

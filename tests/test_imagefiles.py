@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import nn
 from torchvision.models import resnet
 from torchvision.transforms import v2
 
-from lt_utils import checkpoints, imagefiles, imagenet_lt
+from lt_utils import checkpoints, imagefiles, imagenet_encoders, imagenet_lt
 from lt_utils.encoders import encode
 from lt_utils.errors import CourseError
 from lt_utils.files import read_json
@@ -200,6 +201,44 @@ def test_a_damaged_image_is_named_alone(tmp_path, workers, damage):
         list(prefetched(TestBatches(files, 1, 16), workers=workers))
     assert str(error.value).startswith(f"{tmp_path / 'bad.JPEG'} is damaged or not an image")
     assert "Traceback" not in str(error.value)
+
+
+class Deadly(TestBatches):
+    """Batches, of which the second kills the worker that decodes it, as a system without memory does."""
+
+    def __getitem__(self, k):
+        return os.kill(os.getpid(), signal.SIGKILL) if k == 1 else super().__getitem__(k)
+
+
+def test_a_worker_that_is_killed_is_told_in_one_sentence(files, monkeypatch):
+    with pytest.raises(CourseError, match="set workers: 0, or give the container more with --shm-size") as error:
+        list(prefetched(Deadly(files, 4, 16), workers=1))
+    assert "\n" not in str(error.value)
+    monkeypatch.setattr(imagenet_encoders, "TestBatches", lambda files, size: Deadly(files, 4, size))
+    with pytest.raises(CourseError, match="A worker that decodes images died"):
+        imagenet_encoders.encode_files(ResNet10(3), files, 32, workers=1)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "DataLoader worker (pid 7) is killed by signal: Killed. ",
+        "DataLoader worker (pid(s) 7, 8) exited unexpectedly",
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of shared "
+        "memory. Please try to raise your shared memory limit.",
+        "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)",
+    ],
+)
+def test_a_death_between_two_batches_is_told_too_and_no_other_error(files, monkeypatch, error):
+    def step(*_, told=error):
+        raise RuntimeError(told)
+
+    monkeypatch.setattr(imagenet_encoders.F, "cross_entropy", step)
+    with pytest.raises(CourseError, match="A worker that decodes images died"):
+        imagenet_encoders.train_encoder(files, epochs=1, batch=8, size=32, workers=0)
+    monkeypatch.setattr(imagenet_encoders.F, "cross_entropy", lambda *_: step(told="CUDA out of memory"))
+    with pytest.raises(RuntimeError, match="CUDA out of memory"):
+        imagenet_encoders.train_encoder(files, epochs=1, batch=8, size=32, workers=0)
 
 
 def test_test_batches_are_torchvisions_resize_and_central_crop_of_all_images_in_order(files):
