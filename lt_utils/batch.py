@@ -207,14 +207,19 @@ def _kill(group: int) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status: 0 all finished, 1 something failed, 2 refused, 130 stopped."""
-    parser = argparse.ArgumentParser(prog="python -m lt_utils.batch", description=__doc__.splitlines()[0])
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    end = arguments.index("--") if "--" in arguments else len(arguments)  # what follows is Snakemake's
+    parser = argparse.ArgumentParser(
+        prog="python -m lt_utils.batch",
+        usage="%(prog)s [-h] [--jobs JOBS] [--again] config [-- options of Snakemake, such as --profile profiles/slurm]",
+        description=__doc__.splitlines()[0],
+    )
     parser.add_argument("config", type=Path, help="what to run: config/quick.yaml, config/cifar.yaml or your own")
     parser.add_argument("--jobs", type=int, default=1, help="notebooks that run at a time (default 1)")
     parser.add_argument("--again", action="store_true", help="move finished runs aside and run all of them once more")
-    parser.add_argument("options", nargs="*", help="after --: options of Snakemake, such as --profile profiles/slurm")
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_args(arguments[:end])
     try:
-        return run(chosen.config, max(1, chosen.jobs), chosen.again, chosen.options)
+        return run(chosen.config, max(1, chosen.jobs), chosen.again, arguments[end + 1 :])
     except CourseError as error:
         print(error, file=sys.stderr)
         return 2

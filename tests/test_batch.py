@@ -184,6 +184,25 @@ def test_stopped_and_killed_in_the_middle(course):
 
 
 @pytest.mark.parametrize(
+    ("given", "understood"),
+    [
+        ("--jobs 20 -- --profile profiles/slurm", (20, False, ["--profile", "profiles/slurm"])),
+        ("--again --", (1, True, [])),
+        ("-- --jobs 3 --quiet", (1, False, ["--jobs", "3", "--quiet"])),
+        ("", (1, False, [])),
+    ],
+)
+def test_what_follows_two_hyphens_goes_to_snakemake(given, understood, monkeypatch):
+    seen = []
+    monkeypatch.setattr(batch, "run", lambda *told: seen.append(told) or 0)
+    words = given.split()
+    end = words.index("--") if "--" in words else len(words)
+    assert main(["tiny.yaml", *words]) == 0
+    assert main([*words[:end], "tiny.yaml", *words[end:]]) == 0  # ours may also come before the configuration
+    assert seen == [(Path("tiny.yaml"), *understood)] * 2
+
+
+@pytest.mark.parametrize(
     ("notebooks", "more", "sentence"),
     [
         (
