@@ -22,7 +22,7 @@ from .parameters import REPOSITORY
 from .plan import Wanted, plan, read_config, write_down
 from .progress import duration
 from .provenance import package_hash
-from .runs import move_aside, root
+from .runs import folders, move_aside, root
 
 
 class Stopped(Exception):
@@ -93,11 +93,7 @@ def _snakemake(config_path: Path, config: dict, folder: Path, jobs: int, options
     # is begun again. Times alone decide, because only content moves them (see plan.py).
     command += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "--keep-going", "--scheduler", "greedy"]
     threads = _threads(jobs)
-    environment = os.environ | {
-        "LT_RUNS": str(root()),
-        "PYTHONPATH": _with_repository(),
-        "LT_JOB_THREADS": str(threads),
-    }
+    environment = os.environ | folders() | {"PYTHONPATH": _with_repository(), "LT_JOB_THREADS": str(threads)}
     if any(option.startswith(("--profile", "--executor", "-e")) for option in options):
         command += ["--jobs", str(jobs)]  # a cluster: it counts the GPUs, and its jobs outlive this process
     else:

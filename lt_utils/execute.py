@@ -24,7 +24,7 @@ from .errors import CourseError
 from .files import lock, locked_by, read_json, unlock, write_json
 from .parameters import declared, notebook_path, notebooks_folder
 from .provenance import surroundings
-from .runs import move_aside, root
+from .runs import folders, move_aside, root
 
 PATIENCE = 30.0  # seconds to wait for the rest of a killed batch to let go of a folder
 
@@ -101,7 +101,7 @@ def _execute(want: dict, folder: Path) -> str | None:
         yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8"
     )
     part = folder / "notebook.part.ipynb"
-    os.environ |= {"LT_RUNS": str(root()), "JUPYTER_PREFER_ENV_PATH": "1"}
+    os.environ |= {**folders(), "JUPYTER_PREFER_ENV_PATH": "1"}  # the kernel starts in the folder of notebooks
     _take_gpu()
     with _log_to(folder / "log.txt"):
         import papermill

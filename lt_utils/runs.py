@@ -32,6 +32,12 @@ def root() -> Path:
     return Path(os.environ.get("LT_RUNS") or REPOSITORY / "runs").absolute()
 
 
+def folders() -> dict[str, str]:
+    """The LT_ folders of the environment as absolute paths, for processes that are started in another working directory."""
+    given = {name: os.environ[name] for name in ("LT_DATA", "LT_NOTEBOOKS") if os.environ.get(name)}
+    return {"LT_RUNS": str(root()), **{name: str(Path(value).absolute()) for name, value in given.items()}}
+
+
 def current() -> "Run | None":
     """The run that this process opened last (progress lines go there), or None."""
     return _current

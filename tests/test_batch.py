@@ -81,6 +81,19 @@ def test_every_notebook_gets_its_share_of_the_cores(wish, course, notebook, tmp_
     assert json.loads(Path(f"runs/tiny/{name}/{RUN}/record.json").read_text())["facts"]["threads"] == (wish or "2")
 
 
+def test_folders_given_relative_are_the_same_for_every_process(course, notebook, tmp_path, monkeypatch):
+    for name in ("DATA", "RUNS", "NOTEBOOKS"):
+        monkeypatch.setenv(f"LT_{name}", name.lower())
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "own.npz").touch()  # enough to be known by name
+    name = "01_long_tailed_data"
+    tell = "from lt_utils import datasets\nrun.finish([], names=datasets.names(), data=datasets.data_folder())"
+    notebook(tmp_path / "notebooks" / f"{name}.ipynb", PARAMETERS, OPEN.format(name=name), tell)
+    assert main([str(course({name: {}}, datasets=["own"]))]) == 0
+    facts = json.loads(Path(f"runs/tiny/{name}/own-if100-seed0/record.json").read_text())["facts"]
+    assert facts == {"names": [DATA, "own"], "data": str(tmp_path / "data")}
+
+
 def test_threads_that_are_no_number_are_refused_in_a_sentence(course, monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "all")
     assert main([str(course({"01_long_tailed_data": {}}))]) == 2
