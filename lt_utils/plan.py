@@ -82,6 +82,11 @@ def plan(config: Mapping[str, object]) -> list[Wanted]:
     """
     for key in config:
         choose("key of the configuration", key, KEYS)
+    gpus = config.get("gpu", 0)
+    if type(gpus) is not int or gpus < 0:
+        raise CourseError(
+            f"The configuration's gpu must be a whole number, 0 or more: the GPUs that a training asks for, not {gpus!r}."
+        )
     wanted = []
     for notebook, settings in config["notebooks"].items():
         known = declared(notebook_path(notebook))
