@@ -6,7 +6,9 @@ words how far things are, and writes the report. Started again after a stop, how
 
 import argparse
 import contextlib
+import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -68,12 +70,18 @@ def run(config_path: Path, jobs: int = 1, again: bool = False, options: list[str
     board = Board(folder, todo, jobs)
     print(board.opening(len(wanted)), flush=True)
     status = _watch(command, environment, board)
-    print(_older(wanted) + board.closing(len(wanted)), flush=True)  # before the report: a full disk may prevent that
+    # Before the report: a full disk may prevent that.
+    print(_older(wanted) + board.closing(len(wanted), _same_command(again)), flush=True)
     if status and not board.failed:
         print(f"Snakemake ended with status {status}: see {os.path.relpath(folder / '.batch' / 'snakemake.log')}.")
     page = report.build(folder, wanted)
     print(f"{duration(time.monotonic() - begin)} in all. Report: {os.path.relpath(page)}")
     return 1 if status or board.failed else 0
+
+
+def _same_command(again: bool) -> str:
+    """How to speak of the command that goes on from here: with --again it would begin anew."""
+    return "the same command without --again (make: without AGAIN=1)" if again else "the same command"
 
 
 def _older(wanted: list[Wanted]) -> str:
@@ -137,15 +145,20 @@ def _to_do(command: list[str], environment: dict, wanted: list[Wanted]) -> list[
     """The wanted runs that Snakemake would run now, from its --summary (a table: file, ..., plan)."""
     done = subprocess.run([*command, "--summary"], capture_output=True, text=True, env=environment)
     if done.returncode:
-        raise CourseError(f"Snakemake cannot plan the batch: {_last_line(done.stderr)}")
+        raise CourseError(f"Snakemake cannot plan the batch: {_complaint(done.stderr)}")
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     pending = {row[0] for row in rows if len(row) > 2 and row[-1] != "no update"}
     return [one for one in wanted if f"{one.notebook}/{one.run}/.done" in pending]
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+def _complaint(text: str) -> str:
+    """What Snakemake says is wrong: the lines between `SomeError in file ..., line ...:` and the traceback; else the last."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    for number, line in enumerate(lines):
+        if re.match(r"\w+ in .*line \d+:$", line.strip()):
+            said = itertools.takewhile(lambda after: not after.startswith('  File "'), lines[number + 1 :])
+            return " ".join(words.strip() for words in said) or line.strip()
+    return lines[-1].strip() if lines else "it said nothing"
 
 
 def _watch(command: list[str], environment: dict, board: Board) -> int:
@@ -220,7 +233,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except (Stopped, KeyboardInterrupt):
-        print("\nStopped. What is finished stays; the same command goes on from here.", flush=True)
+        print(f"\nStopped. What is finished stays; {_same_command(chosen.again)} goes on from here.", flush=True)
         return 130
     except BrokenPipeError:  # who reads this has left, as in: make run | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -230,6 +230,10 @@ def test_what_follows_two_hyphens_goes_to_snakemake(given, understood, monkeypat
         ({"03_encoders": {}}, {"seeds": 3}, "seeds must be a list with at least one entry, not 3"),
         ({"03_encoders": {}}, {"imbalances": ["100"]}, "imbalances must be numbers"),
         *[
+            ({"03_encoders": {}}, {"gpu": gpu}, f"gpu must be a whole number, 0 or more: .*, not {gpu!r}")
+            for gpu in (None, "many", -1, 0.5, True)
+        ],
+        *[
             ({"03_encoders": {}}, {"profile": name}, "must have the keys profile")
             for name in (3, "", "../../x", "/abs")
         ],
@@ -269,6 +273,36 @@ def test_a_bad_configuration_is_refused_before_anything_runs(course, monkeypatch
     said = capsys.readouterr().err
     assert re.search(sentence, said) and said.count("\n") == 1
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            'CourseError in file "/x/Snakefile", line 18:\nNot prepared yet: cifar10; run this first.\n'
+            '  File "/x/Snakefile", line 18, in <module>\n  File "/x/lt_utils/plan.py", line 104, in plan\n',
+            "Not prepared yet: cifar10; run this first.",
+        ),
+        (
+            'MissingInputException in rule all in file "/x/Snakefile", line 52:\nMissing input files for rule all:\n    a.json\n',
+            "Missing input files for rule all: a.json",
+        ),
+        (
+            "usage: snakemake\nsnakemake: error: unrecognized arguments: --sumary\n",
+            "snakemake: error: unrecognized arguments: --sumary",
+        ),
+        ("\n", "it said nothing"),
+    ],
+)
+def test_what_snakemake_complains_of_is_told_without_its_traceback(text, sentence):
+    assert batch._complaint(text) == sentence
+
+
+def test_a_mistake_that_only_snakemake_meets_is_one_sentence(course, monkeypatch, capsys):
+    monkeypatch.setattr(plan, "_check_data", lambda names: None)  # in this process, not in Snakemake's
+    assert main([str(course({"03_encoders": {}}, datasets=["cifar0"]))]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("Snakemake cannot plan the batch: Unknown data set 'cifar0'.") and said.count("\n") == 1
 
 
 def test_a_missing_or_broken_configuration_is_one_sentence(course, capsys):
@@ -315,6 +349,26 @@ def test_a_full_disk_leaves_no_half_page(course, monkeypatch):
         report._convert(page.with_suffix(".ipynb"))
     monkeypatch.undo()
     assert not list(page.parent.glob("*.html*"))
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_what_goes_on_after_again_is_the_command_without_it(stopped, course, monkeypatch, capsys):
+    def watch(*_) -> int:
+        if stopped:
+            raise batch.Stopped
+        return 1
+
+    monkeypatch.setattr(batch, "_to_do", lambda command, environment, wanted: wanted)
+    monkeypatch.setattr(batch, "_watch", watch)
+    config = str(course({"03_encoders": {}}))
+    for options, command in (
+        (["--again"], "the same command without --again (make: without AGAIN=1)"),
+        ([], "the same command"),
+    ):
+        assert main([config, *options]) == (130 if stopped else 1)
+        said = capsys.readouterr().out
+        begin = "What is finished stays;" if stopped else "When that is mended,"
+        assert f"{begin} {command} goes on" in said
 
 
 @pytest.mark.parametrize(
