@@ -316,6 +316,27 @@ def test_a_missing_or_broken_configuration_is_one_sentence(course, capsys):
     assert "not valid YAML" in said[1] and "not valid YAML" in said[2]
 
 
+@pytest.mark.parametrize(
+    ("text", "key", "lines"),
+    [
+        ("profile: a\nseeds: [0]\nnotebooks: {}\nseeds: [1]", "seeds", "2 and 4"),
+        ("notebooks:\n  03_encoders: {seconds: 1}\n  03_encoders:\n    seconds: 2", "03_encoders", "2 and 3"),
+        ("notebooks: {03_encoders: {parameters: {RUNS: 1, RUNS: 3}}}", "RUNS", "1 and 1"),
+    ],
+)
+def test_a_key_given_twice_is_refused_with_its_lines(tmp_path, capsys, text, key, lines):
+    path = tmp_path / "twice.yaml"
+    path.write_text(text)
+    assert main([str(path)]) == 2
+    assert capsys.readouterr().err == f"{path} has the key {key} twice, in lines {lines}: take one out.\n"
+
+
+def test_what_two_mappings_share_is_not_given_twice(tmp_path):
+    path = tmp_path / "shared.yaml"
+    path.write_text("one:\n  first: &first {a: 1}\n  second: &second {<<: *first, a: 2}\nother: {<<: *second, b: 3}")
+    assert plan.read_yaml(path) == {"one": {"first": {"a": 1}, "second": {"a": 2}}, "other": {"a": 2, "b": 3}}
+
+
 def test_a_data_set_of_its_own_may_be_left_empty_and_a_notebook_that_runs_once_given_any(course):
     notebooks = {
         "00_start_here": {"once": True, "parameters": {"DATASET": DATA}},

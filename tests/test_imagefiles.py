@@ -385,6 +385,15 @@ def test_the_encoder_learns_the_colours(files, capsys):
     assert "it waited for images" in capsys.readouterr().out
 
 
+def test_a_setting_given_twice_is_refused(config, capsys):
+    path = config()
+    with open(path, "a") as file:
+        file.write("size: 64\n")
+    assert imagenet_lt.main([path]) == 2
+    told = capsys.readouterr().err
+    assert re.search(r"tiny.yaml has the key size twice, in lines \d+ and \d+: take one out", told) and told.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "changes, stages, told",
     [
