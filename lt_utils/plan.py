@@ -25,10 +25,17 @@ from .runs import IDENTITY, PLACES, root, run_name
 KEYS = ("profile", "datasets", "imbalances", "seeds", "gpu", "notebooks")
 NOTEBOOK_KEYS = ("once", "seconds", "parameters", "by_dataset", "datasets", "imbalances", "seeds")
 ONCE = ("00_start_here", "12_scoreboard")  # they run once for all data sets, imbalance factors and seeds
+# The largest seed: NumPy takes none from 2^32 and PyTorch none from 2^64, and an image of a training step on ImageNet-LT has
+# about seed * 10^7 * batch.
+MOST_SEED = 10**9
 LISTS = {  # key: the entries if it is missing, what an entry is in words, and how that is seen
     "datasets": ([], "names of data sets", lambda value: isinstance(value, str)),
     "imbalances": ([100], "numbers from 1 to 100000", lambda value: type(value) in (int, float) and 1 <= value <= 1e5),
-    "seeds": ([0], "whole numbers, 0 or more", lambda value: type(value) is int and value >= 0),
+    "seeds": (
+        [0],
+        f"whole numbers from 0 to {MOST_SEED}",
+        lambda value: type(value) is int and 0 <= value <= MOST_SEED,
+    ),
 }
 
 
@@ -152,6 +159,7 @@ def _spread(config: Mapping, notebook: str, settings: Mapping) -> list[tuple[str
             raise CourseError(f"The configuration's {key} must be a list with at least one entry, not {lists[key]!r}.")
         if not all(fits(value) for value in lists[key]):
             raise CourseError(f"The configuration's {key} must be {words}, not {lists[key]!r}.")
+        check_once(lists[key], f"The configuration's {key}")
     for dataset in special:
         choose(f"data set under by_dataset of {notebook}", dataset, lists["datasets"])
     spread = []
@@ -159,6 +167,13 @@ def _spread(config: Mapping, notebook: str, settings: Mapping) -> list[tuple[str
         place = {"DATASET": dataset, "IMBALANCE": imbalance, "SEED": seed}
         spread.append((run_name(place), place | fixed | special.get(dataset, {})))
     return spread
+
+
+def check_once(entries: list, what: str) -> None:
+    """CourseError if `what`, a list of names or numbers, has an entry twice: one run would count as several."""
+    twice = [entry for place, entry in enumerate(entries) if entry in entries[:place]]
+    if twice:
+        raise CourseError(f"{what} must not repeat an entry, but {twice[0]!r} is there more than once: {entries!r}.")
 
 
 def _check_data(names: set[str]) -> None:

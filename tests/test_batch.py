@@ -237,7 +237,19 @@ def test_what_follows_two_hyphens_goes_to_snakemake(given, understood, monkeypat
             ({"03_encoders": {}}, {"profile": name}, "must have the keys profile")
             for name in (3, "", "../../x", "/abs")
         ],
-        *[({"03_encoders": {}}, {"seeds": [seed]}, "seeds must be whole numbers, 0 or more") for seed in (-1, 0.5)],
+        *[
+            ({"03_encoders": {}}, {"seeds": [seed]}, "seeds must be whole numbers from 0 to 1000000000, not")
+            for seed in (-1, 0.5, 10**9 + 1, 20261122180000)
+        ],
+        *[
+            (
+                {"03_encoders": {}},
+                {key: twice},
+                f"{key} must not repeat an entry, but {twice[-1]!r} is there more than once",
+            )
+            for key, twice in {"seeds": [0, 1, 0], "datasets": [DATA, DATA], "imbalances": [10, 10.0]}.items()
+        ],
+        ({"03_encoders": {"seeds": [2, 2]}}, {}, "seeds must not repeat an entry, but 2 is there more than once"),
         *[({"03_encoders": {}}, {"imbalances": [f]}, "imbalances must be numbers from 1") for f in (0.5, float("inf"))],
         ({"03_encoders": {}}, {"datasets": [["a"]]}, "datasets must be names of data sets"),
         ({"03_encoders": 3}, {}, "03_encoders must be `name: value` pairs, not 3"),
