@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from .errors import CourseError
-from .files import lock, locked_by, read_json, unlock, write_json
+from .files import is_damaged, lock, locked_by, read_json, unlock, write_json
 from .parameters import declared, notebook_path, notebooks_folder
 from .provenance import surroundings
 from .runs import folders, move_aside, root
@@ -66,8 +66,8 @@ def run_one(paper: Path, upstream: list[Path]) -> int:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run folder holds a whole, executed run."""
-    return (folder / "notebook.ipynb").exists() and read_json(folder / "batch.json") is not None
+    """Whether a run folder holds a whole, executed run: each of its files is there and can be read."""
+    return all(read_json(folder / name) is not None for name in ("batch.json", "record.json", "notebook.ipynb"))
 
 
 def _stamp(folder: Path) -> None:
@@ -82,7 +82,7 @@ def _make_ready(folder: Path, fingerprint: str) -> None:
     if folder.exists():
         lock(folder, patience=PATIENCE)  # the kernel of a killed batch needs a second to notice
         unlock(folder)
-        begun = read_json(folder / "begun.json") or {}
+        begun = {} if is_damaged(folder / "run.json") else read_json(folder / "begun.json") or {}
         empty = all(path.name.startswith(".") for path in folder.iterdir())  # made by Snakemake just now
         if not empty and (begun.get("fingerprint") != fingerprint or (folder / "batch.json").exists()):
             move_aside(folder)

@@ -361,6 +361,50 @@ def test_a_data_set_of_its_own_may_be_left_empty_and_a_notebook_that_runs_once_g
     }
 
 
+@pytest.mark.parametrize("name", ["record.json", "notebook.ipynb", "batch.json"])
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_finished_run_with_a_file_cut_or_lost_is_not_finished(cut, name, tmp_path):
+    for whole in ("record.json", "notebook.ipynb", "batch.json"):
+        (tmp_path / whole).write_text('{"cells": []}')
+    assert execute.is_finished(tmp_path)
+    if cut:
+        (tmp_path / name).write_text('{"cells": [')
+    else:
+        (tmp_path / name).unlink()
+    assert not execute.is_finished(tmp_path)
+
+
+def test_damaged_runs_are_made_anew_and_the_report_is_written_without_them(course, capsys):
+    config = course({"01_long_tailed_data": {"seeds": [0, 1, 2]}})
+    assert main([str(config)]) == 0
+    before = finished()
+    folders = [Path(f"runs/tiny/01_long_tailed_data/{RUN[:-1]}{seed}") for seed in range(3)]
+    (folders[0] / "record.json").unlink()
+    page = (folders[1] / "notebook.ipynb").read_text()
+    (folders[1] / "notebook.ipynb").write_text(page[: len(page) // 2])
+    report.build(Path("runs/tiny").absolute(), plan.plan(plan.read_config(config)))
+    assert "1 of 3 notebook runs finished" in Path("runs/tiny/index.html").read_text()
+
+    capsys.readouterr()
+    assert main([str(config)]) == 0
+    assert "1 of 3 runs are finished already; 2 notebook runs to do" in capsys.readouterr().out
+    assert [finished()[key] != before[key] for key in sorted(before)] == [True, True, False]
+    assert all(execute.is_finished(folder) for folder in folders)
+    assert (folders[0].with_name(f"{RUN}.old-1") / "notebook.ipynb").exists()  # nothing was lost
+    text = Path("runs/tiny/index.html").read_text()
+    assert "71.0 ± 1.0" in text and "3 of 3 notebook runs finished" in text  # the mean of three runs
+
+
+def test_a_stopped_run_with_unreadable_parameters_is_begun_afresh(tmp_path):
+    folder = tmp_path / "run"
+    for damaged in (False, True):
+        execute._make_ready(folder, "the same")
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        (folder / "run.json").write_text("{" if damaged else "{}")
+    execute._make_ready(folder, "the same")
+    assert not (folder / "checkpoints").exists() and (tmp_path / "run.old-1" / "checkpoints").exists()
+
+
 def test_without_room_for_the_report_the_failures_are_told_first(course, monkeypatch, capsys):
     monkeypatch.setattr(batch, "_to_do", lambda command, environment, wanted: wanted)
     monkeypatch.setattr(batch, "_watch", lambda *_: 1)
