@@ -6,7 +6,9 @@ words how far things are, and writes the report. Started again after a stop, how
 
 import argparse
 import contextlib
+import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +24,7 @@ from .parameters import REPOSITORY
 from .plan import Wanted, plan, read_config, write_down
 from .progress import duration
 from .provenance import package_hash
-from .runs import move_aside, root
+from .runs import folders, move_aside, root
 
 
 class Stopped(Exception):
@@ -68,12 +70,18 @@ def run(config_path: Path, jobs: int = 1, again: bool = False, options: list[str
     board = Board(folder, todo, jobs)
     print(board.opening(len(wanted)), flush=True)
     status = _watch(command, environment, board)
-    print(_older(wanted) + board.closing(len(wanted)), flush=True)  # before the report: a full disk may prevent that
+    # Before the report: a full disk may prevent that.
+    print(_older(wanted) + board.closing(len(wanted), _same_command(again)), flush=True)
     if status and not board.failed:
         print(f"Snakemake ended with status {status}: see {os.path.relpath(folder / '.batch' / 'snakemake.log')}.")
     page = report.build(folder, wanted)
     print(f"{duration(time.monotonic() - begin)} in all. Report: {os.path.relpath(page)}")
     return 1 if status or board.failed else 0
+
+
+def _same_command(again: bool) -> str:
+    """How to speak of the command that goes on from here: with --again it would begin anew."""
+    return "the same command without --again (make: without AGAIN=1)" if again else "the same command"
 
 
 def _older(wanted: list[Wanted]) -> str:
@@ -93,11 +101,7 @@ def _snakemake(config_path: Path, config: dict, folder: Path, jobs: int, options
     # is begun again. Times alone decide, because only content moves them (see plan.py).
     command += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "--keep-going", "--scheduler", "greedy"]
     threads = _threads(jobs)
-    environment = os.environ | {
-        "LT_RUNS": str(root()),
-        "PYTHONPATH": _with_repository(),
-        "LT_JOB_THREADS": str(threads),
-    }
+    environment = os.environ | folders() | {"PYTHONPATH": _with_repository(), "LT_JOB_THREADS": str(threads)}
     if any(option.startswith(("--profile", "--executor", "-e")) for option in options):
         command += ["--jobs", str(jobs)]  # a cluster: it counts the GPUs, and its jobs outlive this process
     else:
@@ -141,15 +145,20 @@ def _to_do(command: list[str], environment: dict, wanted: list[Wanted]) -> list[
     """The wanted runs that Snakemake would run now, from its --summary (a table: file, ..., plan)."""
     done = subprocess.run([*command, "--summary"], capture_output=True, text=True, env=environment)
     if done.returncode:
-        raise CourseError(f"Snakemake cannot plan the batch: {_last_line(done.stderr)}")
+        raise CourseError(f"Snakemake cannot plan the batch: {_complaint(done.stderr)}")
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     pending = {row[0] for row in rows if len(row) > 2 and row[-1] != "no update"}
     return [one for one in wanted if f"{one.notebook}/{one.run}/.done" in pending]
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+def _complaint(text: str) -> str:
+    """What Snakemake says is wrong: the lines between `SomeError in file ..., line ...:` and the traceback; else the last."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    for number, line in enumerate(lines):
+        if re.match(r"\w+ in .*line \d+:$", line.strip()):
+            said = itertools.takewhile(lambda after: not after.startswith('  File "'), lines[number + 1 :])
+            return " ".join(words.strip() for words in said) or line.strip()
+    return lines[-1].strip() if lines else "it said nothing"
 
 
 def _watch(command: list[str], environment: dict, board: Board) -> int:
@@ -207,19 +216,24 @@ def _kill(group: int) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status: 0 all finished, 1 something failed, 2 refused, 130 stopped."""
-    parser = argparse.ArgumentParser(prog="python -m lt_utils.batch", description=__doc__.splitlines()[0])
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    end = arguments.index("--") if "--" in arguments else len(arguments)  # what follows is Snakemake's
+    parser = argparse.ArgumentParser(
+        prog="python -m lt_utils.batch",
+        usage="%(prog)s [-h] [--jobs JOBS] [--again] config [-- options of Snakemake, such as --profile profiles/slurm]",
+        description=__doc__.splitlines()[0],
+    )
     parser.add_argument("config", type=Path, help="what to run: config/quick.yaml, config/cifar.yaml or your own")
     parser.add_argument("--jobs", type=int, default=1, help="notebooks that run at a time (default 1)")
     parser.add_argument("--again", action="store_true", help="move finished runs aside and run all of them once more")
-    parser.add_argument("options", nargs="*", help="after --: options of Snakemake, such as --profile profiles/slurm")
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_args(arguments[:end])
     try:
-        return run(chosen.config, max(1, chosen.jobs), chosen.again, chosen.options)
+        return run(chosen.config, max(1, chosen.jobs), chosen.again, arguments[end + 1 :])
     except CourseError as error:
         print(error, file=sys.stderr)
         return 2
     except (Stopped, KeyboardInterrupt):
-        print("\nStopped. What is finished stays; the same command goes on from here.", flush=True)
+        print(f"\nStopped. What is finished stays; {_same_command(chosen.again)} goes on from here.", flush=True)
         return 130
     except BrokenPipeError:  # who reads this has left, as in: make run | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -133,8 +133,8 @@ class ImageData:
 
 
 def data_folder(folder: str | Path | None = None) -> Path:
-    """Return the folder of prepared data sets: `folder`, else the environment's LT_DATA, else <repository>/data."""
-    return Path(folder or os.environ.get("LT_DATA") or Path(__file__).resolve().parents[1] / "data")
+    """Return the folder of prepared data sets, absolute: `folder`, else the environment's LT_DATA, else <repository>/data."""
+    return Path(folder or os.environ.get("LT_DATA") or Path(__file__).resolve().parents[1] / "data").absolute()
 
 
 def names(folder: str | Path | None = None) -> list[str]:

@@ -21,10 +21,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from .errors import CourseError
-from .files import lock, locked_by, read_json, unlock, write_json
+from .files import is_damaged, lock, locked_by, read_json, unlock, write_json
 from .parameters import declared, notebook_path, notebooks_folder
 from .provenance import surroundings
-from .runs import move_aside, root
+from .runs import folders, move_aside, root
 
 PATIENCE = 30.0  # seconds to wait for the rest of a killed batch to let go of a folder
 
@@ -66,8 +66,8 @@ def run_one(paper: Path, upstream: list[Path]) -> int:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run folder holds a whole, executed run."""
-    return (folder / "notebook.ipynb").exists() and read_json(folder / "batch.json") is not None
+    """Whether a run folder holds a whole, executed run: each of its files is there and can be read."""
+    return all(read_json(folder / name) is not None for name in ("batch.json", "record.json", "notebook.ipynb"))
 
 
 def _stamp(folder: Path) -> None:
@@ -82,7 +82,7 @@ def _make_ready(folder: Path, fingerprint: str) -> None:
     if folder.exists():
         lock(folder, patience=PATIENCE)  # the kernel of a killed batch needs a second to notice
         unlock(folder)
-        begun = read_json(folder / "begun.json") or {}
+        begun = {} if is_damaged(folder / "run.json") else read_json(folder / "begun.json") or {}
         empty = all(path.name.startswith(".") for path in folder.iterdir())  # made by Snakemake just now
         if not empty and (begun.get("fingerprint") != fingerprint or (folder / "batch.json").exists()):
             move_aside(folder)
@@ -101,7 +101,7 @@ def _execute(want: dict, folder: Path) -> str | None:
         yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8"
     )
     part = folder / "notebook.part.ipynb"
-    os.environ |= {"LT_RUNS": str(root()), "JUPYTER_PREFER_ENV_PATH": "1"}
+    os.environ |= {**folders(), "JUPYTER_PREFER_ENV_PATH": "1"}  # the kernel starts in the folder of notebooks
     _take_gpu()
     with _log_to(folder / "log.txt"):
         import papermill

@@ -102,8 +102,8 @@ def obtain(
     model = recipes.train_encoder(
         data, "ce-mixup", epochs=epochs, depth=depth, seed=seed, checkpoint=checkpoint, label=f"encoder, seed {seed}"
     )
-    told = f"encoder of seed {seed} trained here for {epochs} epochs: no run of notebook 03 was found"
-    return encode_data(model, data), told
+    why = "no run of notebook 03 was found" if earlier is None else f"{earlier.name} holds no CE encoder of this seed"
+    return encode_data(model, data), f"encoder of seed {seed} trained here for {epochs} epochs: {why}"
 
 
 # ---------------------------------------------------------------------------------------------------------- statistics

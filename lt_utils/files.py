@@ -58,6 +58,11 @@ def read_json(path: Path) -> dict | None:
         return None
 
 
+def is_damaged(path: Path) -> bool:
+    """Whether a file is there that should be JSON and is not (it was cut short, say): that is not the same as missing."""
+    return path.exists() and read_json(path) is None
+
+
 def lock(folder: Path, name: str = ".lock", patience: float = 0.0) -> None:
     """Hold <folder>/<name> for the life of this process; asking again in the same process is fine.
 

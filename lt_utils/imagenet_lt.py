@@ -29,7 +29,7 @@ from lt_utils.heads import HEADS, build_head
 from lt_utils.imagefiles import ImageFiles
 from lt_utils.imagenet_encoders import ResNet10, encode_files, train_encoder
 from lt_utils.longtail import group_indices
-from lt_utils.plan import read_yaml
+from lt_utils.plan import MOST_SEED, check_once, read_yaml
 from lt_utils.retraining import result_rows, retrain_head, test_scores
 from lt_utils.sources import CONTROLS, amounts_to_labels, classes_of, ratio_amounts
 from lt_utils.tables import markdown
@@ -65,8 +65,11 @@ def read_settings(path: str | Path) -> dict:
         raise CourseError(f"{name}: the name of a method cannot have a slash, as {strange[0]!r} has.")
     if settings["generator"]["width"] % 2:
         raise CourseError(f"{name}, generator: width must be even, not {settings['generator']['width']}.")
-    if not settings["seeds"] or not all(type(seed) is int and seed >= 0 for seed in settings["seeds"]):
-        raise CourseError(f"{name}: seeds must be a list of whole numbers from 0, not {settings['seeds']}.")
+    if not settings["seeds"] or not all(type(seed) is int and 0 <= seed <= MOST_SEED for seed in settings["seeds"]):
+        raise CourseError(
+            f"{name}: seeds must be a list of whole numbers from 0 to {MOST_SEED}, not {settings['seeds']}."
+        )
+    check_once(settings["seeds"], f"{name}: seeds")
     workers = settings["workers"]
     if workers is not None and not (type(workers) is int and workers >= 0):
         raise CourseError(f"{name}: workers must be null or a whole number from 0, not {workers!r}.")

@@ -62,8 +62,8 @@ class Board:
                 print(f"{self._place(key)} {self.names[key]}{self._progress(key)}", flush=True)
             self.told = time.time()
 
-    def closing(self, wanted: int) -> str:
-        """How it ended, after the last look: one sentence, and one line for each failure."""
+    def closing(self, wanted: int, command: str = "the same command") -> str:
+        """How it ended, after the last look: one sentence, one line for each failure, and which `command` goes on."""
         for key in self.running:
             self.failed[key] = "its process was killed (by hand, or for lack of memory) before it could say anything"
         blocked = len(self.todo) - len(self.finished) - len(self.failed)
@@ -72,7 +72,7 @@ class Board:
         rest = f", {blocked} not started{', because they build on those' if self.failed else ''}" if blocked else ""
         lines = [f"{_count(len(self.finished))} finished, {len(self.failed)} failed{rest}:"]
         lines += [f"  {self.names[key]}: {error}" for key, error in self.failed.items()]
-        return "\n".join([*lines, "When that is mended, the same command goes on; what is finished is not repeated."])
+        return "\n".join([*lines, f"When that is mended, {command} goes on; what is finished is not repeated."])
 
     def _new_events(self) -> list[dict]:
         with open(self.events, encoding="utf-8") as file:

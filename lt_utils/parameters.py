@@ -96,7 +96,10 @@ def _fits(value: object, default: object) -> bool:
 
 
 def check(values: Mapping[str, object], known: Mapping[str, object], notebook: str) -> None:
-    """Refuse values that a notebook does not declare, or of another type than the default (an int may be a float)."""
+    """Refuse values that a notebook does not declare, or of another type than the default (an int may be a float).
+
+    RUNS, the number of seeds that a notebook trains, must be at least 1.
+    """
     for name, value in values.items():
         if name not in known:
             near = get_close_matches(str(name), known, n=1)
@@ -106,6 +109,8 @@ def check(values: Mapping[str, object], known: Mapping[str, object], notebook: s
             kind = KINDS[type(known[name])]
             given = f"{value!r} ({type(value).__name__})"
             raise CourseError(f"{notebook}: parameter {name} must be {kind} such as {known[name]!r}, not {given}.")
+        if name == "RUNS" and value < 1:
+            raise CourseError(f"{notebook}: parameter RUNS, the number of seeds, must be at least 1, not {value}.")
 
 
 def literals(names: Mapping[str, object]) -> dict[str, object]:

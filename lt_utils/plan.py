@@ -9,24 +9,32 @@ for a stored output or a sentence that was reworded.
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+import yaml
+
 from .errors import CourseError, choose
-from .files import read_json, write_json
+from .files import is_name, read_json, write_json
 from .parameters import REPOSITORY, check, code_cells, declared, notebook_path
 from .runs import IDENTITY, PLACES, root, run_name
 
 KEYS = ("profile", "datasets", "imbalances", "seeds", "gpu", "notebooks")
 NOTEBOOK_KEYS = ("once", "seconds", "parameters", "by_dataset", "datasets", "imbalances", "seeds")
 ONCE = ("00_start_here", "12_scoreboard")  # they run once for all data sets, imbalance factors and seeds
+# The largest seed: NumPy takes none from 2^32 and PyTorch none from 2^64, and an image of a training step on ImageNet-LT has
+# about seed * 10^7 * batch.
+MOST_SEED = 10**9
 LISTS = {  # key: the entries if it is missing, what an entry is in words, and how that is seen
     "datasets": ([], "names of data sets", lambda value: isinstance(value, str)),
     "imbalances": ([100], "numbers from 1 to 100000", lambda value: type(value) in (int, float) and 1 <= value <= 1e5),
-    "seeds": ([0], "whole numbers, 0 or more", lambda value: type(value) is int and value >= 0),
+    "seeds": (
+        [0],
+        f"whole numbers from 0 to {MOST_SEED}",
+        lambda value: type(value) is int and 0 <= value <= MOST_SEED,
+    ),
 }
 
 
@@ -51,14 +59,27 @@ class Wanted:
         return root() / self.profile / ".batch" / self.notebook / f"{self.run}.json"
 
 
-def read_yaml(path: Path) -> object:
-    """Content of a YAML file; CourseError if it cannot be read."""
-    import yaml
+class _Loader(yaml.SafeLoader):
+    """Plain YAML, but a key that is given twice in one mapping is an error: YAML itself would take the last silently."""
 
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node, lines = super().compose_mapping_node(anchor), {}
+        for key, _ in node.value:
+            name, line = (key.tag, str(key.value)), key.start_mark.line + 1
+            if name in lines:
+                raise CourseError(f"has the key {key.value} twice, in lines {lines[name]} and {line}: take one out.")
+            lines[name] = line
+        return node
+
+
+def read_yaml(path: Path) -> object:
+    """Content of a YAML file; CourseError if it cannot be read or has a key twice."""
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise CourseError(f"{path} cannot be read ({error.strerror}); see config/ for those there are.") from error
+    except CourseError as error:  # from the loader, which does not know the file
+        raise CourseError(f"{path} {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CourseError(f"{path} is not valid YAML in UTF-8: {' '.join(str(error).split())}.") from error
 
@@ -67,8 +88,7 @@ def read_config(path: Path) -> dict:
     """Content of a config/*.yaml; CourseError if it is no such file or lacks its main keys."""
     config = read_yaml(path)
     parts = (config.get("profile"), config.get("notebooks")) if isinstance(config, dict) else (None, None)
-    named = isinstance(parts[0], str) and re.fullmatch(r"\w[\w.-]*", parts[0])  # it becomes a folder below the runs
-    if not named or not isinstance(parts[1], dict) or not parts[1]:
+    if not is_name(parts[0]) or not isinstance(parts[1], dict) or not parts[1]:
         raise CourseError(
             f"{path} must have the keys profile (a name of letters, digits and . _ -) and notebooks (what each runs with)."
         )
@@ -82,6 +102,11 @@ def plan(config: Mapping[str, object]) -> list[Wanted]:
     """
     for key in config:
         choose("key of the configuration", key, KEYS)
+    gpus = config.get("gpu", 0)
+    if type(gpus) is not int or gpus < 0:
+        raise CourseError(
+            f"The configuration's gpu must be a whole number, 0 or more: the GPUs that a training asks for, not {gpus!r}."
+        )
     wanted = []
     for notebook, settings in config["notebooks"].items():
         known = declared(notebook_path(notebook))
@@ -132,6 +157,7 @@ def _spread(config: Mapping, notebook: str, settings: Mapping) -> list[tuple[str
             raise CourseError(f"The configuration's {key} must be a list with at least one entry, not {lists[key]!r}.")
         if not all(fits(value) for value in lists[key]):
             raise CourseError(f"The configuration's {key} must be {words}, not {lists[key]!r}.")
+        check_once(lists[key], f"The configuration's {key}")
     for dataset in special:
         choose(f"data set under by_dataset of {notebook}", dataset, lists["datasets"])
     spread = []
@@ -139,6 +165,13 @@ def _spread(config: Mapping, notebook: str, settings: Mapping) -> list[tuple[str
         place = {"DATASET": dataset, "IMBALANCE": imbalance, "SEED": seed}
         spread.append((run_name(place), place | fixed | special.get(dataset, {})))
     return spread
+
+
+def check_once(entries: list, what: str) -> None:
+    """CourseError if `what`, a list of names or numbers, has an entry twice: one run would count as several."""
+    twice = [entry for place, entry in enumerate(entries) if entry in entries[:place]]
+    if twice:
+        raise CourseError(f"{what} must not repeat an entry, but {twice[0]!r} is there more than once: {entries!r}.")
 
 
 def _check_data(names: set[str]) -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from .execute import is_finished
 from .files import read_json, write_whole
 from .parameters import notebook_path
 from .plan import Wanted
@@ -28,14 +29,15 @@ AGAIN = "make room and give the same command again"
 
 def build(folder: Path, wanted: list[Wanted]) -> Path:
     """Convert what was executed to HTML, write <folder>/index.html anew and return its path. CourseError: no room."""
-    for one in wanted:
-        _convert(one.folder / "notebook.ipynb")
-    abouts = [about for one in wanted if (about := read_json(one.folder / "batch.json"))]
+    finished = {one.folder: read_json(one.folder / "batch.json") for one in wanted if is_finished(one.folder)}
+    for run in finished:
+        _convert(run / "notebook.ipynb")
+    abouts = list(finished.values())
     parts = [
         f"<h1>Long-tailed recognition and diffusion: the {html.escape(folder.name)} run</h1>",
         f"<p>{len(abouts)} of {len(wanted)} notebook runs finished"
         f"{', ' + duration(sum(about['seconds'] for about in abouts)) + ' of work' if abouts else ''}.</p>",
-        _notebook_table(folder, wanted),
+        _notebook_table(folder, wanted, finished),
         *_measured(wanted),
         _made_with(abouts),
     ]
@@ -68,10 +70,11 @@ def title_of(notebook: Path) -> str:
     return notebook.stem
 
 
-def _notebook_table(folder: Path, wanted: list[Wanted]) -> str:
+def _notebook_table(folder: Path, wanted: list[Wanted], finished: Mapping[Path, Mapping]) -> str:
+    """One line for each wanted run; `finished` holds the batch.json of those that are."""
     rows = []
     for one in wanted:
-        about, there = read_json(one.folder / "batch.json"), one.folder.relative_to(folder).as_posix()
+        about, there = finished.get(one.folder), one.folder.relative_to(folder).as_posix()
         title = html.escape(title_of(notebook_path(one.notebook)))
         run = "" if one.run == "all" else html.escape(one.run)
         log = f'<a href="{there}/log.txt">log</a>' if (one.folder / "log.txt").exists() else ""

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from .errors import CourseError
-from .files import lock, read_json, unlock, write_json
+from .files import is_damaged, lock, read_json, unlock, write_json
 from .parameters import REPOSITORY, check, code_cells, declared, literals, notebook_path, own_names
 from .provenance import surroundings
 
@@ -30,6 +30,12 @@ _current: "Run | None" = None
 def root() -> Path:
     """The folder of all runs: environment variable LT_RUNS, else runs/ in the repository."""
     return Path(os.environ.get("LT_RUNS") or REPOSITORY / "runs").absolute()
+
+
+def folders() -> dict[str, str]:
+    """The LT_ folders of the environment as absolute paths, for processes that are started in another working directory."""
+    given = {name: os.environ[name] for name in ("LT_DATA", "LT_NOTEBOOKS") if os.environ.get(name)}
+    return {"LT_RUNS": str(root()), **{name: str(Path(value).absolute()) for name, value in given.items()}}
 
 
 def current() -> "Run | None":
@@ -141,16 +147,17 @@ def open_run(notebook: str, names: Mapping[str, object]) -> Run:
 
 
 def claim(folder: Path, notebook: str, parameters: Mapping[str, object]) -> None:
-    """Make the folder this run's own: lock it, move a run with other parameters aside, write run.json."""
+    """Make the folder this run's own: lock it, move a run with other or unreadable parameters aside, write run.json."""
     what = {"notebook": notebook, "parameters": {key: value for key, value in parameters.items() if key not in PLACES}}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock(folder)
-        held = read_json(folder / "run.json")
-        if held is not None and held != what:
+        held, damaged = read_json(folder / "run.json"), is_damaged(folder / "run.json")
+        if damaged or (held is not None and held != what):
             aside = move_aside(folder)
             unlock(folder)
-            print(f"{folder.name} held a run with other parameters: moved aside to {aside.name}.", flush=True)
+            had = "a run whose run.json cannot be read" if damaged else "a run with other parameters"
+            print(f"{folder.name} held {had}: moved aside to {aside.name}.", flush=True)
             folder.mkdir(parents=True)
             lock(folder)
         if held != what:
@@ -164,27 +171,47 @@ def claim(folder: Path, notebook: str, parameters: Mapping[str, object]) -> None
 def find_run(notebook: str, names: Mapping[str, object], *, key: str) -> Run | None:
     """A finished run of another notebook that this one can build on, or None.
 
-    names[key], if given, is its folder (CourseError if no finished run of that notebook is there). Otherwise it is
-    looked for beside this run: same base folder, same DATASET, IMBALANCE and SEED.
+    names[key], if given, is its folder (CourseError if no finished run of that notebook with the same DATASET and
+    IMBALANCE is there). Otherwise it is looked for beside this run: same base folder, same DATASET, IMBALANCE and SEED.
+    CourseError for a record that is there but cannot be read.
     """
     given = names.get(key)
+    same = {name: names[name] for name in IDENTITY if name in names}
     if given:
         folder = root() / str(given)
-        record = read_json(folder / "record.json")
+        record = _record(folder, notebook)
         if record is None:
             raise CourseError(
                 f"{key}: {folder} holds no finished run (no record.json); finish it first or leave {key} empty."
             )
-        if record.get("notebook") != notebook:
-            raise CourseError(f"{key}: {folder} is a run of {record.get('notebook')}, not of {notebook}.")
+        if record["notebook"] != notebook:
+            raise CourseError(f"{key}: {folder} is a run of {record['notebook']}, not of {notebook}.")
+        for name, value in same.items():  # a run may hold several seeds
+            there = record["parameters"].get(name)
+            if name != "SEED" and there != value:
+                said = f"has {name} {there!r}" if name in record["parameters"] else f"does not say its {name}"
+                raise CourseError(
+                    f"{key}: {folder} {said}, and this run has {value!r}: take another, or leave {key} empty."
+                )
         return Run(folder, notebook, record["parameters"])
     base = folder_of(notebook, names).parent.parent if names.get("RUN") else root() / "lab"
-    same = {name: names[name] for name in IDENTITY if name in names}
     folder = base / notebook / run_name(same)
-    record = read_json(folder / "record.json")
+    record = _record(folder, notebook)
     if record is None or any(record["parameters"].get(name) != value for name, value in same.items()):
         return None
     return Run(folder, notebook, record["parameters"])
+
+
+def _record(folder: Path, notebook: str) -> dict | None:
+    """The record of a run to build on, None if there is none yet. CourseError if it is damaged: that is not the same."""
+    path = folder / "record.json"
+    record = read_json(path)
+    whole = isinstance(record, dict) and "notebook" in record and isinstance(record.get("parameters"), dict)
+    if path.exists() and not whole:
+        raise CourseError(
+            f"{path} cannot be read as the record of a run (it may be cut short): run {notebook} once more, or delete the file."
+        )
+    return record
 
 
 def records(folder: Path) -> list[dict]:

@@ -81,6 +81,19 @@ def test_every_notebook_gets_its_share_of_the_cores(wish, course, notebook, tmp_
     assert json.loads(Path(f"runs/tiny/{name}/{RUN}/record.json").read_text())["facts"]["threads"] == (wish or "2")
 
 
+def test_folders_given_relative_are_the_same_for_every_process(course, notebook, tmp_path, monkeypatch):
+    for name in ("DATA", "RUNS", "NOTEBOOKS"):
+        monkeypatch.setenv(f"LT_{name}", name.lower())
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "own.npz").touch()  # enough to be known by name
+    name = "01_long_tailed_data"
+    tell = "from lt_utils import datasets\nrun.finish([], names=datasets.names(), data=datasets.data_folder())"
+    notebook(tmp_path / "notebooks" / f"{name}.ipynb", PARAMETERS, OPEN.format(name=name), tell)
+    assert main([str(course({name: {}}, datasets=["own"]))]) == 0
+    facts = json.loads(Path(f"runs/tiny/{name}/own-if100-seed0/record.json").read_text())["facts"]
+    assert facts == {"names": [DATA, "own"], "data": str(tmp_path / "data")}
+
+
 def test_threads_that_are_no_number_are_refused_in_a_sentence(course, monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "all")
     assert main([str(course({"01_long_tailed_data": {}}))]) == 2
@@ -184,6 +197,25 @@ def test_stopped_and_killed_in_the_middle(course):
 
 
 @pytest.mark.parametrize(
+    ("given", "understood"),
+    [
+        ("--jobs 20 -- --profile profiles/slurm", (20, False, ["--profile", "profiles/slurm"])),
+        ("--again --", (1, True, [])),
+        ("-- --jobs 3 --quiet", (1, False, ["--jobs", "3", "--quiet"])),
+        ("", (1, False, [])),
+    ],
+)
+def test_what_follows_two_hyphens_goes_to_snakemake(given, understood, monkeypatch):
+    seen = []
+    monkeypatch.setattr(batch, "run", lambda *told: seen.append(told) or 0)
+    words = given.split()
+    end = words.index("--") if "--" in words else len(words)
+    assert main(["tiny.yaml", *words]) == 0
+    assert main([*words[:end], "tiny.yaml", *words[end:]]) == 0  # ours may also come before the configuration
+    assert seen == [(Path("tiny.yaml"), *understood)] * 2
+
+
+@pytest.mark.parametrize(
     ("notebooks", "more", "sentence"),
     [
         (
@@ -198,10 +230,26 @@ def test_stopped_and_killed_in_the_middle(course):
         ({"03_encoders": {}}, {"seeds": 3}, "seeds must be a list with at least one entry, not 3"),
         ({"03_encoders": {}}, {"imbalances": ["100"]}, "imbalances must be numbers"),
         *[
+            ({"03_encoders": {}}, {"gpu": gpu}, f"gpu must be a whole number, 0 or more: .*, not {gpu!r}")
+            for gpu in (None, "many", -1, 0.5, True)
+        ],
+        *[
             ({"03_encoders": {}}, {"profile": name}, "must have the keys profile")
             for name in (3, "", "../../x", "/abs")
         ],
-        *[({"03_encoders": {}}, {"seeds": [seed]}, "seeds must be whole numbers, 0 or more") for seed in (-1, 0.5)],
+        *[
+            ({"03_encoders": {}}, {"seeds": [seed]}, "seeds must be whole numbers from 0 to 1000000000, not")
+            for seed in (-1, 0.5, 10**9 + 1, 20261122180000)
+        ],
+        *[
+            (
+                {"03_encoders": {}},
+                {key: twice},
+                f"{key} must not repeat an entry, but {twice[-1]!r} is there more than once",
+            )
+            for key, twice in {"seeds": [0, 1, 0], "datasets": [DATA, DATA], "imbalances": [10, 10.0]}.items()
+        ],
+        ({"03_encoders": {"seeds": [2, 2]}}, {}, "seeds must not repeat an entry, but 2 is there more than once"),
         *[({"03_encoders": {}}, {"imbalances": [f]}, "imbalances must be numbers from 1") for f in (0.5, float("inf"))],
         ({"03_encoders": {}}, {"datasets": [["a"]]}, "datasets must be names of data sets"),
         ({"03_encoders": 3}, {}, "03_encoders must be `name: value` pairs, not 3"),
@@ -239,6 +287,36 @@ def test_a_bad_configuration_is_refused_before_anything_runs(course, monkeypatch
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            'CourseError in file "/x/Snakefile", line 18:\nNot prepared yet: cifar10; run this first.\n'
+            '  File "/x/Snakefile", line 18, in <module>\n  File "/x/lt_utils/plan.py", line 104, in plan\n',
+            "Not prepared yet: cifar10; run this first.",
+        ),
+        (
+            'MissingInputException in rule all in file "/x/Snakefile", line 52:\nMissing input files for rule all:\n    a.json\n',
+            "Missing input files for rule all: a.json",
+        ),
+        (
+            "usage: snakemake\nsnakemake: error: unrecognized arguments: --sumary\n",
+            "snakemake: error: unrecognized arguments: --sumary",
+        ),
+        ("\n", "it said nothing"),
+    ],
+)
+def test_what_snakemake_complains_of_is_told_without_its_traceback(text, sentence):
+    assert batch._complaint(text) == sentence
+
+
+def test_a_mistake_that_only_snakemake_meets_is_one_sentence(course, monkeypatch, capsys):
+    monkeypatch.setattr(plan, "_check_data", lambda names: None)  # in this process, not in Snakemake's
+    assert main([str(course({"03_encoders": {}}, datasets=["cifar0"]))]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("Snakemake cannot plan the batch: Unknown data set 'cifar0'.") and said.count("\n") == 1
+
+
 def test_a_missing_or_broken_configuration_is_one_sentence(course, capsys):
     assert main(["nowhere.yaml"]) == 2
     Path("broken.yaml").write_text("a: [1")
@@ -248,6 +326,27 @@ def test_a_missing_or_broken_configuration_is_one_sentence(course, capsys):
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 3 and said[0].startswith("nowhere.yaml cannot be read")
     assert "not valid YAML" in said[1] and "not valid YAML" in said[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "lines"),
+    [
+        ("profile: a\nseeds: [0]\nnotebooks: {}\nseeds: [1]", "seeds", "2 and 4"),
+        ("notebooks:\n  03_encoders: {seconds: 1}\n  03_encoders:\n    seconds: 2", "03_encoders", "2 and 3"),
+        ("notebooks: {03_encoders: {parameters: {RUNS: 1, RUNS: 3}}}", "RUNS", "1 and 1"),
+    ],
+)
+def test_a_key_given_twice_is_refused_with_its_lines(tmp_path, capsys, text, key, lines):
+    path = tmp_path / "twice.yaml"
+    path.write_text(text)
+    assert main([str(path)]) == 2
+    assert capsys.readouterr().err == f"{path} has the key {key} twice, in lines {lines}: take one out.\n"
+
+
+def test_what_two_mappings_share_is_not_given_twice(tmp_path):
+    path = tmp_path / "shared.yaml"
+    path.write_text("one:\n  first: &first {a: 1}\n  second: &second {<<: *first, a: 2}\nother: {<<: *second, b: 3}")
+    assert plan.read_yaml(path) == {"one": {"first": {"a": 1}, "second": {"a": 2}}, "other": {"a": 2, "b": 3}}
 
 
 def test_a_data_set_of_its_own_may_be_left_empty_and_a_notebook_that_runs_once_given_any(course):
@@ -260,6 +359,50 @@ def test_a_data_set_of_its_own_may_be_left_empty_and_a_notebook_that_runs_once_g
     assert spread.parameters == {name: PARAMETERS[name] for name in ("DATASET", "IMBALANCE", "SEED")} | {
         "RUN": f"tiny/03_encoders/{RUN}"
     }
+
+
+@pytest.mark.parametrize("name", ["record.json", "notebook.ipynb", "batch.json"])
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_finished_run_with_a_file_cut_or_lost_is_not_finished(cut, name, tmp_path):
+    for whole in ("record.json", "notebook.ipynb", "batch.json"):
+        (tmp_path / whole).write_text('{"cells": []}')
+    assert execute.is_finished(tmp_path)
+    if cut:
+        (tmp_path / name).write_text('{"cells": [')
+    else:
+        (tmp_path / name).unlink()
+    assert not execute.is_finished(tmp_path)
+
+
+def test_damaged_runs_are_made_anew_and_the_report_is_written_without_them(course, capsys):
+    config = course({"01_long_tailed_data": {"seeds": [0, 1, 2]}})
+    assert main([str(config)]) == 0
+    before = finished()
+    folders = [Path(f"runs/tiny/01_long_tailed_data/{RUN[:-1]}{seed}") for seed in range(3)]
+    (folders[0] / "record.json").unlink()
+    page = (folders[1] / "notebook.ipynb").read_text()
+    (folders[1] / "notebook.ipynb").write_text(page[: len(page) // 2])
+    report.build(Path("runs/tiny").absolute(), plan.plan(plan.read_config(config)))
+    assert "1 of 3 notebook runs finished" in Path("runs/tiny/index.html").read_text()
+
+    capsys.readouterr()
+    assert main([str(config)]) == 0
+    assert "1 of 3 runs are finished already; 2 notebook runs to do" in capsys.readouterr().out
+    assert [finished()[key] != before[key] for key in sorted(before)] == [True, True, False]
+    assert all(execute.is_finished(folder) for folder in folders)
+    assert (folders[0].with_name(f"{RUN}.old-1") / "notebook.ipynb").exists()  # nothing was lost
+    text = Path("runs/tiny/index.html").read_text()
+    assert "71.0 ± 1.0" in text and "3 of 3 notebook runs finished" in text  # the mean of three runs
+
+
+def test_a_stopped_run_with_unreadable_parameters_is_begun_afresh(tmp_path):
+    folder = tmp_path / "run"
+    for damaged in (False, True):
+        execute._make_ready(folder, "the same")
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        (folder / "run.json").write_text("{" if damaged else "{}")
+    execute._make_ready(folder, "the same")
+    assert not (folder / "checkpoints").exists() and (tmp_path / "run.old-1" / "checkpoints").exists()
 
 
 def test_without_room_for_the_report_the_failures_are_told_first(course, monkeypatch, capsys):
@@ -283,6 +426,26 @@ def test_a_full_disk_leaves_no_half_page(course, monkeypatch):
         report._convert(page.with_suffix(".ipynb"))
     monkeypatch.undo()
     assert not list(page.parent.glob("*.html*"))
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_what_goes_on_after_again_is_the_command_without_it(stopped, course, monkeypatch, capsys):
+    def watch(*_) -> int:
+        if stopped:
+            raise batch.Stopped
+        return 1
+
+    monkeypatch.setattr(batch, "_to_do", lambda command, environment, wanted: wanted)
+    monkeypatch.setattr(batch, "_watch", watch)
+    config = str(course({"03_encoders": {}}))
+    for options, command in (
+        (["--again"], "the same command without --again (make: without AGAIN=1)"),
+        ([], "the same command"),
+    ):
+        assert main([config, *options]) == (130 if stopped else 1)
+        said = capsys.readouterr().out
+        begin = "What is finished stays;" if stopped else "When that is mended,"
+        assert f"{begin} {command} goes on" in said
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,7 @@ def test_the_folder_is_the_argument_else_the_environment_else_the_repository(fol
     assert datasets.names() == ["fashion-mnist-small", "toy"]
     assert datasets.load("toy").counts == [8, 8, 8]
     monkeypatch.delenv("LT_DATA")
+    assert datasets.data_folder("own") == Path.cwd() / "own"
     assert datasets.data_folder() == Path(datasets.__file__).parents[1] / "data"
     assert datasets.names(folder / "nowhere") == ["fashion-mnist-small"]
 

@@ -459,6 +459,18 @@ def test_a_run_with_an_edited_list_begins_anew(config, tree, tmp_path, capsys, m
     assert "ce-seed0 held a run with other parameters: moved aside to ce-seed0.old-1." in capsys.readouterr().out
 
 
+def test_a_setting_given_twice_is_refused(config, capsys):
+    path = config()
+    with open(path, "a") as file:
+        file.write("size: 64\n")
+    assert imagenet_lt.main([path]) == 2
+    told = capsys.readouterr().err
+    assert (
+        re.search(r"tiny.yaml has the key size twice, in lines \d+ and \d+: take one out", told)
+        and told.count("\n") == 1
+    )
+
+
 @pytest.mark.parametrize(
     "changes, stages, told",
     [
@@ -469,10 +481,12 @@ def test_a_run_with_an_edited_list_begins_anew(config, tree, tmp_path, capsys, m
         ({"size": "-"}, [], "tiny.yaml says no size"),
         ({"train": "train.txt"}, [], "tiny.yaml: parameter train must be a dict"),
         ({"methods": {"CE": {"head": "linear"}}}, [], "tiny.yaml, CE says no epochs"),
-        ({"seeds": []}, [], "tiny.yaml: seeds must be a list of whole numbers from 0"),
-        ({"seeds": [-1]}, [], r"from 0, not \[-1\]"),
-        ({"seeds": ["0"]}, [], r"from 0, not \['0'\]"),
-        ({"seeds": [0.5]}, [], r"from 0, not \[0.5\]"),
+        ({"seeds": []}, [], "tiny.yaml: seeds must be a list of whole numbers from 0 to 1000000000, not"),
+        ({"seeds": [20261122180000]}, [], r"from 0 to 1000000000, not \[20261122180000\]"),
+        ({"seeds": [1, 1]}, [], "tiny.yaml: seeds must not repeat an entry, but 1 is there more than once"),
+        ({"seeds": [-1]}, [], r"from 0 to \d+, not \[-1\]"),
+        ({"seeds": ["0"]}, [], r"from 0 to \d+, not \['0'\]"),
+        ({"seeds": [0.5]}, [], r"from 0 to \d+, not \[0.5\]"),
         ({"workers": "two"}, [], "workers must be null or a whole number from 0, not 'two'"),
         ({"workers": -1}, [], "workers must be null"),
         ({"workers": 1.5}, [], "workers must be null"),

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from lt_utils import checkpoints, datasets, recipes
 from lt_utils.diffusion import cosine_schedule, sample
+from lt_utils.encoders import ResNet
 from lt_utils.errors import CourseError
 from lt_utils.feature_diffusion import GaussianDenoiser, Standardiser, load_generator, train_feature_diffusion
 from lt_utils.features import (
@@ -15,12 +17,14 @@ from lt_utils.features import (
     class_spread,
     encode_data,
     nearest_distance,
+    obtain,
     relative_length,
     shared_covariance,
 )
 from lt_utils.heads import LinearHead
 from lt_utils.longtail import class_counts
 from lt_utils.retraining import result_rows, retrain_head
+from lt_utils.runs import Run
 from lt_utils.sources import (
     CONTROLS,
     MORE_CONTROLS,
@@ -345,9 +349,6 @@ def test_rows_report_the_last_epoch_and_beside_it_the_best(blobs):
 
 
 def test_encoding_a_data_set(blobs):
-    from lt_utils import datasets
-    from lt_utils.encoders import ResNet
-
     data = datasets.load().long_tailed(counts=[12, 10, 8, 8, 6, 6, 4, 4, 2, 2])
     torch.manual_seed(0)
     model = ResNet(10, 1, 8, 4, mean=(0.3,), std=(0.35,)).eval()
@@ -356,6 +357,20 @@ def test_encoding_a_data_set(blobs):
     assert encoded.counts == data.counts and encoded.dim == 16 and encoded.classes == 10
     assert torch.allclose(encoded.head(encoded.test), encoded.test_logits, atol=1e-5)
     assert encode_data(model, data).key == encoded.key != blobs.key
+
+
+def test_where_an_encoder_came_from_is_told(tmp_path, monkeypatch):
+    data = datasets.load().long_tailed(counts=[2] * 10)
+    data = data.split(torch.arange(10), torch.arange(10, 20), "few")
+    model = ResNet(10, 1, 8, 4, mean=(0.3,), std=(0.35,)).eval()
+    monkeypatch.setattr(recipes, "train_encoder", lambda *_, **__: model)
+    monkeypatch.setenv("LT_RUNS", str(tmp_path))
+    assert obtain(data, 3)[1].endswith("trained here for 20 epochs: no run of notebook 03 was found")
+    earlier = Run(tmp_path / "lab" / "mine", "03_encoders", {})
+    checkpoints.save_model(earlier.checkpoint("encoder-ce-seed0"), model)
+    assert obtain(data, 0, earlier=earlier)[1] == "encoder of seed 0 loaded from lab/mine"
+    told = obtain(data, 3, earlier=earlier)[1]
+    assert told == "encoder of seed 3 trained here for 20 epochs: lab/mine holds no CE encoder of this seed"
 
 
 # ----------------------------------------------------------------------------------------------------------- references

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lt_utils import files, progress, runs
+from lt_utils import files, parameters, progress, runs
 from lt_utils.errors import CourseError
 from lt_utils.runs import find_run, open_run, records
 
@@ -71,6 +71,32 @@ def test_given_neighbour_must_be_a_finished_run_of_that_notebook(course):
         find_run("04_ddpm", {"ENCODER_RUN": "x/y/z"}, key="ENCODER_RUN")
 
 
+def test_given_neighbour_must_have_the_same_data(course):
+    run = open_run("03_encoders", PARAMETERS | {"RUN": "x/y/z"})
+    run.finish([])
+    given = PARAMETERS | {"RUN": "", "ENCODER_RUN": "x/y/z"}
+    assert find_run("03_encoders", given | {"SEED": 1, "IMBALANCE": 100.0}, key="ENCODER_RUN").path == run.path
+    for name, value in {"DATASET": "cifar10", "IMBALANCE": 10}.items():
+        sentence = f"ENCODER_RUN: .*x/y/z has {name} {PARAMETERS[name]!r}, and this run has {value!r}: take another"
+        with pytest.raises(CourseError, match=sentence):
+            find_run("03_encoders", given | {name: value}, key="ENCODER_RUN")
+    record = json.loads((run.path / "record.json").read_text())
+    (run.path / "record.json").write_text(json.dumps(record | {"parameters": {}}))
+    with pytest.raises(CourseError, match="x/y/z does not say its DATASET, and this run has 'fashion-mnist-small'"):
+        find_run("03_encoders", given, key="ENCODER_RUN")
+
+
+@pytest.mark.parametrize("content", ['{"notebook": "03_enc', "[]", '{"notebook": "03_encoders"}', ""])
+@pytest.mark.parametrize("given", ["", "lab/03_encoders/fashion-mnist-small-if100-seed0"])
+def test_a_damaged_record_is_not_taken_for_a_missing_one(course, given, content):
+    run = open_run("03_encoders", PARAMETERS)
+    (run.path / "record.json").write_text(content)
+    with pytest.raises(
+        CourseError, match="record.json cannot be read as the record of a run .*: run 03_encoders once more"
+    ):
+        find_run("03_encoders", PARAMETERS | {"ENCODER_RUN": given}, key="ENCODER_RUN")
+
+
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
@@ -87,6 +113,12 @@ def test_misspelt_and_mistyped_parameters_are_refused(course, names, sentence):
     with pytest.raises(CourseError, match=sentence):
         open_run("03_encoders", PARAMETERS | names)
     assert not course.exists()
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_fewer_than_one_seed_are_refused(number):
+    with pytest.raises(CourseError, match=f"RUNS, the number of seeds, must be at least 1, not {number}"):
+        parameters.check({"RUNS": number}, {"RUNS": 3}, "03_encoders")
 
 
 def test_what_is_no_parameter_is_let_through(course):
@@ -114,6 +146,18 @@ def test_same_parameters_continue_and_others_move_the_old_run_aside(course, caps
     said = f"{run.path.name} held a run with other parameters: moved aside to {aside.name}.\n"
     assert capsys.readouterr().out == said
     assert records(course) == []
+
+
+def test_a_run_with_unreadable_parameters_is_moved_aside(course, capsys):
+    run = open_run("03_encoders", PARAMETERS)
+    run.checkpoint("ce").write_text("weights")
+    (run.path / "run.json").write_text('{"notebook": "03_enc')
+    again = open_run("03_encoders", PARAMETERS | {"EPOCHS": 4})
+    assert again.path == run.path and not again.checkpoint("ce").exists()
+    aside = run.path.with_name(run.path.name + ".old-1")
+    assert (aside / "checkpoints/ce.safetensors").read_text() == "weights"
+    said = f"{run.path.name} held a run whose run.json cannot be read: moved aside to {aside.name}.\n"
+    assert capsys.readouterr().out == said
 
 
 def test_a_folder_that_another_process_writes_is_refused(course):
