@@ -123,11 +123,11 @@ def loop(side: str, batch: int | str = 64, augment: str = "weak", workers: int =
     return (seen for seen, _ in done)
 
 
-def trained_accuracy(side: str, epochs: int, batch: int = 64) -> float:
-    """Test accuracy in percent after so many epochs."""
+def trained_accuracy(side: str, epochs: int, batch: int = 64, **how) -> float:
+    """Test accuracy in percent after so many epochs. how: augment, and for the peer workers."""
     data = cifar_sized(load())
     steps = epochs * -(-len(data.train_labels) // batch)
-    *_, (_, model) = (ours if side == "ours" else peer)(data, steps, batch)
+    *_, (_, model) = (ours if side == "ours" else peer)(data, steps, batch, **how)
     # Trained on images that its data set normalised, the peer's network gets them as they are here.
     model.mean.copy_(torch.tensor(CIFAR_MEAN).view(1, -1, 1, 1))
     model.std.copy_(torch.tensor(CIFAR_STD).view(1, -1, 1, 1))
@@ -146,7 +146,8 @@ def main() -> None:
     )
     options = parser.parse_args()
     if options.epochs:
-        report({"accuracy": trained_accuracy(options.side, options.epochs, options.batch)})
+        how = {"augment": options.augment} | ({"workers": options.workers} if options.side == "peer" else {})
+        report({"accuracy": trained_accuracy(options.side, options.epochs, options.batch, **how)})
     else:
         report({"rate": rate(loop(options.side, options.batch, options.augment, options.workers), options.seconds, warm_up=10)})
 

@@ -6,7 +6,7 @@ Real features are those of a small encoder (ResNet-8) trained here for a few epo
 numbers for each training image. Each side learns from them and draws the same number of features, the same number of each
 class, for two measures: the Fréchet distance to the real ones, all standardised by the mean and deviation of the real
 ones; and how often the encoder's own head, which was trained on real ones, gives a drawn feature the label it was drawn
-for. Both are no better than what real features of new images get, in the same number: that is the first row.
+for. The first row says what real features of new images get, in the same number: one draw, which chance moves by about a third.
 
 The peer is Unet1D and GaussianDiffusion1D at LDMLR's settings (latent.py), made a fair opponent in three ways. It knows no
 labels: a class embedding is added to its time embedding, as LDMLR does. It clamps samples to 0..1: its features are

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lt_utils.augment import AUGMENTATIONS, unit
+from lt_utils.checkpoints import fingerprint
 from lt_utils.datasets import ImageData
 from lt_utils.encoders import ResNet, channel_statistics
 from lt_utils.errors import CourseError, choose
@@ -185,9 +186,10 @@ def finetune_head(
 
     SGD with momentum 0.9, a cosine from `rate` to 0, floor(N / batch) steps an epoch, 4 images of each class in turn.
     drifting_bn: batch normalisation in training mode, as in the published program. Its statistics then change although
-    the network is called frozen. CourseError for an unknown augmentation.
+    the network is called frozen. CourseError for an unknown augmentation, and for a checkpoint of another `model` or data.
     """
     data = data.to(device())
+    before = fingerprint(model)  # the checkpoint holds the frozen part, too: it must not bring back another one
     model = copy.deepcopy(model).to(device()).requires_grad_(False)
     model.head.requires_grad_(True)
     in_epoch = max(1, len(data.train_labels) // batch)
@@ -208,7 +210,7 @@ def finetune_head(
         lr=cosine,
         seed=seed,
         checkpoint=checkpoint,
-        recipe=f"head alone, augment {augment}, drifting_bn {drifting_bn}",
+        recipe=f"head alone, augment {augment}, drifting_bn {drifting_bn}, {data.key}, after {before[:12]}",
     )
     for _ in track(steps, label or f"head, seed {seed}"):
         pass

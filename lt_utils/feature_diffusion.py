@@ -121,7 +121,7 @@ def train_feature_diffusion(
         ema=ema,
         precision=precision,
         checkpoint=checkpoint,
-        recipe=f"features {checkpoints.data_key(features, labels)}, dropout {label_dropout:g}",
+        recipe=f"features {checkpoints.data_key(features, labels)}, dropout {label_dropout:g}, {precision}",
     )
     for _ in track(loop, label or f"feature diffusion, seed {seed}", unit="features"):
         pass

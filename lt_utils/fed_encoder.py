@@ -115,7 +115,7 @@ def train_fed_encoder(
         lr=cosine,
         seed=seed,
         checkpoint=checkpoint,
-        recipe=f"{method}, head fed by {name or 'a source'} every {every} epochs",
+        recipe=f"{method}, head fed by {name or 'a source'} every {every} epochs, {data.key}",
     )
     for _ in track(steps, f"{name or method} in training, seed {seed}"):
         pass

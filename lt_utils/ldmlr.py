@@ -82,7 +82,7 @@ def extract(model: ResNet, images: Tensor, defects: Defects = NONE, *, seed: int
     features = torch.empty(len(images), model.dim, device=where)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # all draws are on the CPU: a GPU's generator is left alone
         for index in order.split(batch):
             part = images[index.to(images.device)]
             if defects.augmented:

@@ -112,7 +112,7 @@ def paired_difference(first: Tensor, second: Tensor) -> tuple[float, float, floa
     first, second: what each got right, [seeds, images], 0 or 1, with the same seeds and images. All seeds share the images,
     so more seeds do not make the second error smaller. The first is nan for a single seed.
     """
-    d = 100 * (first.double() - second.double())
+    d = 100 * (_double(first) - _double(second))
     mean, error = mean_error(d.mean(1).tolist())
     return mean, error, (d.mean(0).std() / d.shape[1] ** 0.5).item()
 

@@ -144,8 +144,8 @@ def class_gaussian(
 def translated(features: Tensor, labels: Tensor, amounts: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor]:
     """The spread of frequent classes around the mean of a rare one: mean_c + (f - mean_h), f a real feature of class h.
 
-    h is drawn from the classes with more features than c (the largest class takes its own). CourseError for a class without
-    a real feature.
+    h is drawn from the classes with more features than c, or as many and listed before it (the largest class takes its
+    own). CourseError for a class without a real feature.
     """
     added, _ = _asked_of(labels, amounts)
     means = class_means(features, labels, len(amounts))

@@ -1,5 +1,8 @@
 """The benchmarks: that they measure what they say, on inputs whose answer is known. Speed is not tested."""
 
+import json
+import sys
+
 import pytest
 import torch
 from PIL import Image
@@ -105,6 +108,22 @@ def test_every_side_of_the_speed_table_counts_what_it_does():
     images_ours = next(encoder.loop("ours", 32, "autoaugment"))
     first = [images_ours, next(latent.loop("ours", "train")), next(latent.loop("peer", "sample"))]
     assert first == [32, 256, 0.256]
+
+
+@pytest.mark.parametrize(("side", "how"), [("ours", {}), ("peer", {"workers": 0})])
+def test_the_accuracy_is_that_of_the_views_asked_for(monkeypatch, capsys, side, how):
+    asked = []
+
+    def train(data, steps, batch, **rest):
+        asked.append((steps, batch, rest))
+        yield 0, encoder.network()[0]
+
+    monkeypatch.setattr(encoder, side, train)
+    monkeypatch.setattr(sys, "argv", ["encoder", side, "256", "autoaugment", "--epochs", "1"])
+    encoder.main()
+    images = len(encoder.load().train_labels)
+    assert asked == [(-(-images // 256), 256, {"augment": "autoaugment", **how})]
+    assert 0 <= json.loads(capsys.readouterr().out)["accuracy"] <= 100
 
 
 def test_the_peer_s_views_are_those_that_the_task_names():

@@ -157,6 +157,13 @@ def test_added_features_reach_the_head_alone(tiny):
     torch.testing.assert_close(value, expected)
 
 
+def test_a_training_with_features_is_not_continued_on_other_data(tiny, tmp_path):
+    fed(tiny, checkpoint=tmp_path / "fed.safetensors")
+    inverted = datasets.ImageData(**{**vars(tiny), "train_images": 255 - tiny.train_images})
+    with pytest.raises(CourseError, match="another training.*recipe"):
+        fed(inverted, checkpoint=tmp_path / "fed.safetensors")
+
+
 def test_with_nothing_from_the_pool_it_is_the_usual_training(tiny, monkeypatch):
     real_only = lambda model, index, real_loss, images: real_loss(model.encoder, index)  # noqa: E731
     monkeypatch.setattr(fed_encoder, "fed_loss", real_only)

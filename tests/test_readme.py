@@ -23,7 +23,8 @@ def test_generated_parts_equal_the_stored_results():
 def test_one_altered_digit_is_seen():
     text = README.read_text(encoding="utf-8")
     summary = json.loads(STORED.read_text(encoding="utf-8"))
-    assert readme.fill(text, "quick results", readme.quick_table(json.loads(json.dumps(summary)))) == text
+    assert readme.fill(text, "quick results", readme.quick_table(summary)) == text
+    assert readme.fill(text, "quick results", readme.quick_table(summary)) == text  # it leaves the rows as they are
     value = next(row["accuracy"] for row in summary["rows"] if row.get("method") == "Label shift")
     summary["rows"] = [
         {**row, "accuracy": row["accuracy"] + 1} if row.get("accuracy") == value else row for row in summary["rows"]

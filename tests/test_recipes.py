@@ -1,5 +1,6 @@
 """Recipes: each trains what it says, resumes, gives back a finished network, and refuses unknown methods."""
 
+import copy
 import itertools
 import math
 from dataclasses import replace
@@ -323,6 +324,18 @@ def test_the_second_stage_sees_balanced_batches_and_resumes(data, stage_one, tmp
     assert torch.equal(weights(finetune_head(stage_one, data, **options)), weights(whole))
     with pytest.raises(CourseError, match="another training.*recipe"):
         finetune_head(stage_one, data, **options | dict(drifting_bn=False))
+
+
+def test_the_second_stage_of_another_network_or_other_data_is_refused(data, stage_one, tmp_path):
+    options = dict(epochs=1, batch=32, checkpoint=tmp_path / "head.safetensors")
+    finetune_head(stage_one, data, **options)
+    retrained = copy.deepcopy(stage_one)
+    with torch.no_grad():
+        retrained.conv1.weight.add_(0.1)
+    darker = replace(data, train_images=data.train_images // 2)
+    for model, images in ((retrained, data), (stage_one, darker)):
+        with pytest.raises(CourseError, match="another training.*recipe"):
+            finetune_head(model, images, **options)
 
 
 @pytest.mark.parametrize("name", RECIPES)
