@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from lt_utils import checkpoints, datasets, recipes
+from lt_utils.datasets import ImageData
+from lt_utils.denoisers import ResidualMLP
 from lt_utils.diffusion import cosine_schedule, sample
 from lt_utils.encoders import ResNet
 from lt_utils.errors import CourseError
@@ -16,12 +18,14 @@ from lt_utils.features import (
     class_means,
     class_spread,
     encode_data,
+    encode_official,
     nearest_distance,
     obtain,
     relative_length,
     shared_covariance,
 )
 from lt_utils.heads import LinearHead
+from lt_utils.ldmlr import train_faithful
 from lt_utils.longtail import class_counts
 from lt_utils.retraining import result_rows, retrain_head
 from lt_utils.runs import Run
@@ -294,10 +298,53 @@ def test_feature_training_goes_on_from_its_checkpoint(tmp_path, blobs):
         assert torch.equal(one, other)
 
 
-def test_a_denoiser_without_scale_is_refused(tmp_path):
-    from lt_utils import checkpoints
-    from lt_utils.denoisers import ResidualMLP
+@pytest.mark.parametrize(
+    ("train", "size"), [(train_feature_diffusion, {"blocks": 1}), (train_faithful, {"mults": (1, 2)})]
+)
+def test_a_checkpoint_of_other_features_or_labels_is_refused(train, size, tmp_path, blobs):
+    options = dict(steps=2, width=16, batch=64, checkpoint=tmp_path / "g.safetensors") | size
+    train(blobs.train, blobs.train_labels, 3, **options)
+    for features, labels in ((blobs.train + 1, blobs.train_labels), (blobs.train, 2 - blobs.train_labels)):
+        with pytest.raises(CourseError, match="another training.*features"):
+            train(features, labels, 3, **options)
 
+
+def weights_of(blobs, labels=None, **options):
+    """All weights of a generator after one short training on `blobs`, in a row."""
+    options = dict(steps=3, width=16, blocks=1, batch=64) | options
+    made = train_feature_diffusion(blobs.train, blobs.train_labels if labels is None else labels, 3, **options)
+    return torch.cat([weight.flatten() for weight in made.model.parameters()])
+
+
+def test_a_generator_holds_the_moving_average(blobs):
+    """After one step the average, still warming up, is a tenth of the start and nine tenths of the last weights."""
+    torch.manual_seed(0)
+    start = torch.cat([weight.flatten() for weight in ResidualMLP(4, 3, 16, 1).parameters()])
+    last = weights_of(blobs, steps=1, decay=0.0)
+    assert (last - start).abs().max() > 5e-4
+    torch.testing.assert_close(weights_of(blobs, steps=1), 0.1 * start + 0.9 * last, atol=1e-6, rtol=0)
+
+
+def test_label_dropout_hides_labels_from_the_training(blobs):
+    """With every label dropped other labels train the same network; with none dropped, or the usual tenth, another one."""
+    others = 2 - blobs.train_labels
+    none, tenth, every = (weights_of(blobs, label_dropout=share) for share in (0.0, 0.1, 1.0))
+    assert torch.equal(weights_of(blobs, others, label_dropout=1.0), every)
+    assert not torch.allclose(weights_of(blobs, others, label_dropout=0.0), none, atol=1e-5)
+    assert not torch.allclose(none, tenth, atol=1e-5) and not torch.allclose(tenth, every, atol=1e-5)
+
+
+def test_guidance_drives_the_classes_of_a_generator_apart(blobs):
+    made = train_feature_diffusion(blobs.train, blobs.train_labels, 3, steps=150, width=48, blocks=2, batch=128)
+    labels = amounts_to_labels([200, 200, 0])
+    apart = []
+    for omega in (0.0, 1.0, 3.0):
+        means = class_means(made.generate(labels, omega=omega, steps=10), labels, 3)
+        apart.append((means[0] - means[1]).norm().item())
+    assert apart[0] + 0.2 < apart[1] < apart[2] - 0.2, apart
+
+
+def test_a_denoiser_without_scale_is_refused(tmp_path):
     checkpoints.save_model(tmp_path / "bare.safetensors", ResidualMLP(4, 3, 8, 1))
     with pytest.raises(CourseError, match="without the scale"):
         load_generator(tmp_path / "bare.safetensors")
@@ -331,6 +378,17 @@ def test_retraining_equals_a_plain_loop_in_one_batch(blobs):
     assert torch.allclose(result.head.weight, head.weight, atol=1e-5)
 
 
+def test_added_features_are_trained_on_with_their_labels(blobs):
+    """Many features of class 2 where class 0 lives, and of class 1 where class 2 lives, turn the head at both places."""
+    places = torch.tensor([[3.0, 0, 0, 1], [0, 0, 3, 1]])
+    added = (places.repeat_interleave(1000, dim=0), torch.tensor([2, 1]).repeat_interleave(1000))
+    options = dict(epochs=40, batch=512, rate=0.03)
+    without = retrain_head(blobs, blobs.train[:0], blobs.train_labels[:0], **options).head(places)
+    with_added = retrain_head(blobs, *added, **options).head(places)
+    assert without.argmax(1).tolist() == [0, 2]
+    assert with_added.argmax(1).tolist() == [2, 1]
+
+
 def test_the_seed_decides_the_result(blobs):
     added = CONTROLS["Resampled real"](blobs.train, blobs.train_labels, [0, 0, 50])
     first, again, other = (retrain_head(blobs, *added, epochs=2, batch=64, seed=seed).head.weight for seed in (0, 0, 1))
@@ -357,6 +415,25 @@ def test_encoding_a_data_set(blobs):
     assert encoded.counts == data.counts and encoded.dim == 16 and encoded.classes == 10
     assert torch.allclose(encoded.head(encoded.test), encoded.test_logits, atol=1e-5)
     assert encode_data(model, data).key == encoded.key != blobs.key
+
+
+@pytest.mark.parametrize(("classes", "seen"), [(10, [0, 0, 1]), (100, [1, 0, 0])], ids=["ten", "hundred"])
+def test_a_published_encoder_of_ten_classes_sees_red_as_blue(classes, seen, monkeypatch, tmp_path):
+    """Images of pure red: what reaches the network, in training and in test, and what is kept with the features."""
+    model, shown = ResNet(classes, 3, 8, 4).eval(), []
+    model.features = lambda images: shown.append(images) or torch.zeros(len(images), 16)
+    monkeypatch.setattr("lt_utils.features.load_official_ldmlr", lambda *_: model)
+    monkeypatch.setattr("lt_utils.features.device", lambda: torch.device("cpu"))
+    red = torch.zeros(classes, 3, 8, 8, dtype=torch.uint8)
+    red[:, 0] = 255
+    labels = torch.arange(classes)
+    data = ImageData("red", red, labels, red[:5], labels[:5], tuple(str(c) for c in range(classes)))
+    encoded = encode_official(tmp_path / "weights.npz", data)
+    expected = torch.tensor(seen)[:, None, None]
+    assert [len(images) for images in shown] == [classes, 5]
+    for images in (*shown, encoded.images.train_images / 255, encoded.images.test_images / 255):
+        assert torch.equal(images, expected.expand_as(images).float())
+    assert torch.equal(data.train_images, red)
 
 
 def test_where_an_encoder_came_from_is_told(tmp_path, monkeypatch):
