@@ -115,11 +115,10 @@ def peer(data: ImageData, steps: int, batch: int, augment: str = "weak", workers
         yield seen, model
 
 
-def loop(side: str, batch: int | str = 64, augment: str = "weak", workers: int = 0) -> Iterator[int]:
-    """The endless training of one side, which counts images."""
+def loop(side: str, batch: int | str = 64, augment: str = "weak", **how) -> Iterator[int]:
+    """The endless training of one side, which counts images. how: for the peer, workers."""
     choose("side", side, ("ours", "peer"))
-    data, batch = cifar_sized(load()), int(batch)
-    done = ours(data, ENDLESS, batch, augment) if side == "ours" else peer(data, ENDLESS, batch, augment, workers)
+    done = (ours if side == "ours" else peer)(cifar_sized(load()), ENDLESS, int(batch), augment, **how)
     return (seen for seen, _ in done)
 
 
@@ -145,11 +144,11 @@ def main() -> None:
         "--epochs", type=int, default=0, help="train so many epochs and report the accuracy instead of the speed"
     )
     options = parser.parse_args()
+    how = {"augment": options.augment} | ({"workers": options.workers} if options.side == "peer" else {})
     if options.epochs:
-        how = {"augment": options.augment} | ({"workers": options.workers} if options.side == "peer" else {})
         report({"accuracy": trained_accuracy(options.side, options.epochs, options.batch, **how)})
     else:
-        report({"rate": rate(loop(options.side, options.batch, options.augment, options.workers), options.seconds, warm_up=10)})
+        report({"rate": rate(loop(options.side, options.batch, **how), options.seconds, warm_up=10)})
 
 
 if __name__ == "__main__":

@@ -60,8 +60,9 @@ def quick_table(summary: dict) -> str:
     """The recognition rows of the quick profile, mean ± std over seeds, and what they were measured on."""
     rows = [row for row in summary["rows"] if row["notebook"] == "03_encoders" and "accuracy" in row]
     rows += [row for row in summary["rows"] if row["notebook"] == "08_classifier_retraining" and in_main_table(row)]
-    shifted = {True: " (label shift)", False: ""}
-    rows = [row | {"method": row["method"] + shifted[row.get("test") == "label shift"]} for row in rows]
+    rows = [
+        row | {"method": row["method"] + " (label shift)"} if row.get("test") == "label shift" else row for row in rows
+    ]
     table = average(rows)
     for line in table:
         line["seeds"] = line.pop("n")

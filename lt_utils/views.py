@@ -172,10 +172,10 @@ def fair_split(encoded: Encoded, seed: int = 0) -> tuple[Tensor, Tensor]:
     The sample is what training features would be without any fault: features of images that the encoder has not seen.
     Raises CourseError for a class with fewer than two test images.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, labels = torch.Generator().manual_seed(seed), encoded.test_labels.cpu()
     sample, others = [], []
     for c, n in enumerate(encoded.counts):
-        members = (encoded.test_labels.cpu() == c).nonzero()[:, 0]
+        members = (labels == c).nonzero()[:, 0]
         if len(members) < 2:
             raise CourseError(f"Class {c} has fewer than two test images, too few for a sample and others: leave it out.")
         order = members[torch.randperm(len(members), generator=generator)]
