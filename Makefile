@@ -34,7 +34,7 @@ full: $(READY)
 # Two workers with one thread each are quicker than one with two. A notebook's cells share a kernel: they stay together.
 test: $(READY)
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope \
-		--nbval --nbval-current-env --nbval-cell-timeout 600 \
+		--nbval --nbval-current-env --nbval-cell-timeout 3000 \
 		$(if $(MAKE_TERMOUT),,--color=no) tests $(wildcard notebooks solutions)
 
 lab: $(READY)
