@@ -12,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 from PIL import Image, ImageOps
 
 from lt_utils.errors import CourseError
-from lt_utils.machine import GB, free_memory
+
+GB = 1e9
 
 BLOCK = 2048  # images handed to the threads at a time: bounds what is still to be finished after Ctrl-C
 SECONDS_BETWEEN_LINES = 3
@@ -76,7 +78,7 @@ def check_names(paths: Iterable[Path]) -> None:
 
 def check_memory(needed: int, size: int) -> None:
     """CourseError if the images, made size x size, need more bytes than are free."""
-    if needed > (free := free_memory()):
+    if needed > (free := psutil.virtual_memory().available):
         raise CourseError(
             f"The images at {size} x {size} need {needed / GB:,.1f} GB of memory, and {free / GB:,.1f} GB are free: "
             "choose a smaller --size."

@@ -18,9 +18,8 @@ from pathlib import Path
 from . import report
 from .errors import CourseError
 from .execute import is_finished
-from .files import lock, read_json
+from .files import REPOSITORY, lock, read_json
 from .live import Board
-from .parameters import REPOSITORY
 from .plan import Wanted, plan, read_config, write_down
 from .progress import duration
 from .provenance import package_hash

@@ -30,11 +30,10 @@ from lt_utils.crossfit import fold_encoders, fold_of
 from lt_utils.encoder_recipes import train_encoder
 from lt_utils.errors import CourseError
 from lt_utils.features import encode_data
-from lt_utils.files import read_json, write_json
+from lt_utils.files import REPOSITORY, read_json, write_json
 from lt_utils.keep import averaged, keep
 from lt_utils.losses import label_shift
 from lt_utils.metrics import paired_difference, scores
-from lt_utils.parameters import REPOSITORY
 from lt_utils.remedies import CONTROLS, DIFFUSION, SPREAD_OUT, VIEWS, Arm
 from lt_utils.runs import Run, claim
 from lt_utils.tables import markdown, with_spread

@@ -15,6 +15,7 @@ import torch
 from lt_utils import datafiles, longtail
 from lt_utils.checkpoints import data_key
 from lt_utils.errors import CourseError, choose
+from lt_utils.files import REPOSITORY
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 BUNDLED = "fashion-mnist-small"
@@ -134,7 +135,7 @@ class ImageData:
 
 def data_folder(folder: str | Path | None = None) -> Path:
     """Return the folder of prepared data sets, absolute: `folder`, else the environment's LT_DATA, else <repository>/data."""
-    return Path(folder or os.environ.get("LT_DATA") or Path(__file__).resolve().parents[1] / "data").absolute()
+    return Path(folder or os.environ.get("LT_DATA") or REPOSITORY / "data").absolute()
 
 
 def names(folder: str | Path | None = None) -> list[str]:

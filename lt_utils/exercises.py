@@ -23,7 +23,8 @@ from pathlib import Path
 
 from . import gates
 from .errors import CourseError
-from .parameters import REPOSITORY, read_notebook
+from .files import REPOSITORY
+from .parameters import read_notebook
 
 SOLUTIONS, EXERCISES, MINE = REPOSITORY / "solutions", REPOSITORY / "exercises", REPOSITORY / "my_exercises"
 PICTURE = "expected-picture"  # tag of a cell whose output stays in exercises/

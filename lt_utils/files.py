@@ -16,6 +16,8 @@ try:
 except ImportError:  # Windows: nothing is locked there
     fcntl = None
 
+REPOSITORY = Path(__file__).resolve().parent.parent
+
 _locks: dict[Path, object] = {}  # open for the life of the process: the system frees them at its end, however it ends
 
 

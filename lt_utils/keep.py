@@ -16,8 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lt_utils.errors import CourseError, choose
-from lt_utils.files import is_name, read_json, write_json
-from lt_utils.parameters import REPOSITORY
+from lt_utils.files import REPOSITORY, is_name, read_json, write_json
 from lt_utils.tables import average, reference
 
 FROM_RECORD = ("versions", "commit", "dirty", "device", "threads", "seconds", "finished")

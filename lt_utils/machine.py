@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lt_utils.parameters import REPOSITORY
+from lt_utils.files import REPOSITORY
 from lt_utils.runs import root
 from lt_utils.threads import cores
 from lt_utils.training import device, precision_for

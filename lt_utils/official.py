@@ -14,9 +14,8 @@ from pathlib import Path
 
 from . import datasets, encoders, losses, metrics
 from .errors import CourseError
-from .files import write_json
+from .files import REPOSITORY, write_json
 from .longtail import class_counts
-from .parameters import REPOSITORY
 from .provenance import surroundings
 from .training import device
 

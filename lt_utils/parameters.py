@@ -12,8 +12,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from .errors import CourseError, choose
+from .files import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 KINDS = {
     bool: "True or False",
     int: "a whole number",

@@ -17,8 +17,8 @@ from pathlib import Path
 import yaml
 
 from .errors import CourseError, choose
-from .files import is_name, read_json, write_json
-from .parameters import REPOSITORY, check, code_cells, declared, notebook_path
+from .files import REPOSITORY, is_name, read_json, write_json
+from .parameters import check, code_cells, declared, notebook_path
 from .runs import IDENTITY, PLACES, root, run_name
 
 KEYS = ("profile", "datasets", "imbalances", "seeds", "gpu", "notebooks")

@@ -3,12 +3,19 @@
 import json
 import time
 from collections.abc import Iterable, Iterator
-
-from . import runs
+from pathlib import Path
 
 QUARTERS = (0.25, 0.5, 0.75)
 SHORT = 5.0  # seconds; a shorter training prints its last line only
 EVERY = 2.0  # seconds between two lines of progress.jsonl
+
+_log: Path | None = None
+
+
+def log_to(path: Path | None) -> None:
+    """From now on `track` also appends its JSON lines to this file; None: to no file."""
+    global _log
+    _log = path
 
 
 def duration(seconds: float) -> str:
@@ -20,7 +27,7 @@ def duration(seconds: float) -> str:
 
 
 def track(steps: Iterable, label: str, total: int | None = None, unit: str = "images") -> Iterator:
-    """Yield the items of `steps` unchanged; print at most four lines, and append to the open run's progress.jsonl.
+    """Yield the items of `steps` unchanged; print at most four lines, and append JSON lines to the file of `log_to`.
 
     Items of train() carry .step (1-based, done), .total, .loss and .images (seen so far; `unit` names what they are); any
     other iterable works too, if it has a length or `total` is given. Nothing is printed to stderr, so a notebook's stored
@@ -98,11 +105,10 @@ def _say(label: str, done: int, total: int | None, losses: list, rate: tuple[flo
 
 def _append(line: dict) -> None:
     """One JSON line for the batch; a full disk must not end a training that would otherwise go on."""
-    run = runs.current()
-    if run is None:
+    if _log is None:
         return
     try:
-        with open(run.path / "progress.jsonl", "a", encoding="utf-8") as file:
+        with open(_log, "a", encoding="utf-8") as file:
             file.write(json.dumps({"time": round(time.time(), 2), **line}) + "\n")
     except OSError:
         pass

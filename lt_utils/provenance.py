@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from . import __version__
-from .parameters import REPOSITORY
+from .files import REPOSITORY
 
 
 def surroundings() -> dict[str, object]:
@@ -35,7 +35,7 @@ def surroundings() -> dict[str, object]:
 
 def package_hash() -> str:
     """Hash of the package's source: tells whether two results come from the same code, committed or not."""
-    sources = sorted((REPOSITORY / "lt_utils").glob("*.py"))
+    sources = sorted((REPOSITORY / "lt_utils").rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
 
 

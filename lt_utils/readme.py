@@ -13,9 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lt_utils.errors import CourseError
-from lt_utils.files import read_json, write_json
+from lt_utils.files import REPOSITORY, read_json, write_json
 from lt_utils.image_results import stored_tables
-from lt_utils.parameters import REPOSITORY
 from lt_utils.plan import read_config
 from lt_utils.runs import records
 from lt_utils.tables import MEASURES, average, made_with, markdown, reference_markdown, side_by_side

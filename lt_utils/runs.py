@@ -17,14 +17,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from .errors import CourseError
-from .files import is_damaged, lock, read_json, unlock, write_json
-from .parameters import REPOSITORY, check, code_cells, declared, literals, notebook_path, own_names
+from .files import REPOSITORY, is_damaged, lock, read_json, unlock, write_json
+from .parameters import check, code_cells, declared, literals, notebook_path, own_names
+from .progress import log_to
 from .provenance import surroundings
 
 IDENTITY = ("DATASET", "IMBALANCE", "SEED")  # what two runs must share to belong together
 PLACES = ("RUN",)  # where a run lies does not change what it is
 
-_current: "Run | None" = None
+_current: "Run | None" = None  # the run that this process opened last
 
 
 def root() -> Path:
@@ -36,11 +37,6 @@ def folders() -> dict[str, str]:
     """The LT_ folders of the environment as absolute paths, for processes that are started in another working directory."""
     given = {name: os.environ[name] for name in ("LT_DATA", "LT_NOTEBOOKS") if os.environ.get(name)}
     return {"LT_RUNS": str(root()), **{name: str(Path(value).absolute()) for name, value in given.items()}}
-
-
-def current() -> "Run | None":
-    """The run that this process opened last (progress lines go there), or None."""
-    return _current
 
 
 @dataclass
@@ -143,6 +139,7 @@ def open_run(notebook: str, names: Mapping[str, object]) -> Run:
     folder = folder_of(notebook, names)
     claim(folder, notebook, parameters)
     _current = Run(folder, notebook, parameters)
+    log_to(folder / "progress.jsonl")
     return _current
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from IPython.display import Markdown
 
 from lt_utils.errors import CourseError, choose
-from lt_utils.files import read_json
+from lt_utils.files import REPOSITORY, read_json
 from lt_utils.metrics import mean_error, mean_std
-from lt_utils.parameters import REPOSITORY
 
 MEASURES = ("accuracy", "many", "medium", "few", "ece")
 

@@ -15,8 +15,7 @@ import yaml
 from lt_utils import batch, execute, files, live, plan, report
 from lt_utils.batch import main, run
 from lt_utils.errors import CourseError
-from lt_utils.files import locked_by
-from lt_utils.parameters import REPOSITORY
+from lt_utils.files import REPOSITORY, locked_by
 
 DATA = "fashion-mnist-small"
 RUN = f"{DATA}-if100-seed0"

@@ -24,8 +24,8 @@ from PIL import Image
 from data_prep import folders, originals
 from data_prep.__main__ import main
 from lt_utils import datafiles, datasets
+from lt_utils.files import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[1]
 CLASSES = ("cat", "dog", "owl")
 
 

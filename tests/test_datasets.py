@@ -12,6 +12,7 @@ import torch
 from data_prep.bundle import bundle, first_of_each_class
 from lt_utils import datafiles, datasets
 from lt_utils.errors import CourseError
+from lt_utils.files import REPOSITORY
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where Debian's dataset-fashion-mnist puts the original files
 
@@ -191,7 +192,7 @@ def test_the_folder_is_the_argument_else_the_environment_else_the_repository(fol
     assert datasets.load("toy").counts == [8, 8, 8]
     monkeypatch.delenv("LT_DATA")
     assert datasets.data_folder("own") == Path.cwd() / "own"
-    assert datasets.data_folder() == Path(datasets.__file__).parents[1] / "data"
+    assert datasets.data_folder() == REPOSITORY / "data"
     assert datasets.names(folder / "nowhere") == ["fashion-mnist-small"]
 
 

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 from lt_utils import claims, gates, refresh
-from lt_utils.parameters import REPOSITORY
+from lt_utils.files import REPOSITORY
 
 PICTURE = {"image/png": "iVBORw0KGgo=", "text/plain": "<Figure size 640x480 with 1 Axes>"}
 

@@ -18,13 +18,12 @@ from torchvision.transforms import v2
 from lt_utils import checkpoints, imagefiles, imagenet_encoders, imagenet_lt
 from lt_utils.encoders import encode
 from lt_utils.errors import CourseError
-from lt_utils.files import read_json
+from lt_utils.files import REPOSITORY, read_json
 from lt_utils.heads import CosineHead, WCDASHead
 from lt_utils.imagefiles import read_image, read_list
 from lt_utils.imagenet_encoders import ResNet10
 from lt_utils.imagenet_lt import GENERATOR, METHOD, RETRAINING
 from lt_utils.imagestream import Stream, TestBatches, TrainingBatches, prefetched
-from lt_utils.parameters import REPOSITORY
 from lt_utils.sources import CONTROLS
 from lt_utils.training import batch_of, train
 

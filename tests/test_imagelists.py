@@ -14,9 +14,9 @@ from data_prep import folders
 from data_prep.__main__ import main
 from lt_utils import datasets, imagenet_lt
 from lt_utils.errors import CourseError
+from lt_utils.files import REPOSITORY
 from lt_utils.imagelists import read, read_csv_list, with_generated
 from lt_utils.inaturalist import read_inaturalist
-from lt_utils.parameters import REPOSITORY
 
 # The numbers of the list are not ImageNet's, which classname.txt has: class 0 is its 12, class 1 its 0.
 IDS, WORDS, COUNTS = ("n01532829", "n01440764", "n01443537"), ("house_finch", "tench", "goldfish"), (5, 3, 2)

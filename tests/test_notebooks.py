@@ -1,13 +1,13 @@
 """Every notebook of the course passes the gates. That its cells run and print what is stored, make test asks nbval."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from lt_utils import gates
+from lt_utils.files import REPOSITORY
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lt_utils import official
-from lt_utils.parameters import REPOSITORY
+from lt_utils.files import REPOSITORY
 
 TOLERANCE = 0.05  # percentage points, five of the 10,000 test images: ties and rounding
 EXPECTED = {"cifar10": (72.49, 80.86), "cifar100": (41.28, 48.59)}

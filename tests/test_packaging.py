@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions, version
-from pathlib import Path
 
 import pytest
 import yaml
@@ -16,8 +15,9 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import lt_utils
+from lt_utils.files import REPOSITORY
 
-ROOT = Path(__file__).parent.parent
+ROOT = REPOSITORY
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = [text for extra in PROJECT["optional-dependencies"].values() for text in extra]
 DECLARED = {canonicalize_name(one.name): one for one in map(Requirement, PROJECT["dependencies"] + EXTRAS)}

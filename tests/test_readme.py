@@ -8,7 +8,7 @@ import pytest
 
 from lt_utils import readme
 from lt_utils.errors import CourseError
-from lt_utils.parameters import REPOSITORY
+from lt_utils.files import REPOSITORY
 from lt_utils.plan import read_config
 
 README = REPOSITORY / "README.md"

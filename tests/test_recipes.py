@@ -4,7 +4,6 @@ import copy
 import itertools
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from lt_utils.datasets import ImageData
 from lt_utils.diffusion import cosine_schedule, linear_schedule
 from lt_utils.encoder_recipes import class_aware_order
 from lt_utils.errors import CourseError
+from lt_utils.files import REPOSITORY
 from lt_utils.heads import LinearHead, WCDASHead
 from lt_utils.parameters import declared, notebook_path
 from lt_utils.recipes import (
@@ -348,7 +348,7 @@ def test_the_full_scale_configurations_are_the_recipes():
     """config/*.yaml repeat them as parameters of notebook 03: they must stay the same numbers."""
 
     def given(name):
-        text = (Path(__file__).parent.parent / "config" / name).read_text(encoding="utf-8")
+        text = (REPOSITORY / "config" / name).read_text(encoding="utf-8")
         return yaml.safe_load(text)["notebooks"]["03_encoders"]["parameters"]
 
     ce, wcdas, strong = RECIPES["ce"], RECIPES["wcdas"], RECIPES["strong"]
