@@ -26,10 +26,10 @@ help:
 	@echo "make notebooks  execute all notebooks and solutions in place; make lint: check the style; make lock: compile the lock anew"
 
 run: $(READY)
-	@exec $(BIN)/python -m lt_utils.batch config/quick.yaml --jobs $(JOBS) $(if $(AGAIN),--again)
+	@exec $(BIN)/python -m course run config/quick.yaml --jobs $(JOBS) $(if $(AGAIN),--again)
 
 full: $(READY)
-	@exec $(BIN)/python -m lt_utils.batch config/cifar.yaml --jobs $(JOBS) $(if $(AGAIN),--again)
+	@exec $(BIN)/python -m course run config/cifar.yaml --jobs $(JOBS) $(if $(AGAIN),--again)
 
 # Two workers with one thread each are quicker than one with two. A notebook's cells share a kernel: they stay together.
 test: $(READY)
@@ -41,14 +41,14 @@ lab: $(READY)
 	@exec $(BIN)/python -m jupyterlab --notebook-dir=.
 
 exercises: $(READY)
-	@exec $(BIN)/python -m lt_utils.exercises start
+	@exec $(BIN)/python -m course exercises start
 
 bench: $(READY)
 	@exec $(BIN)/python -m benchmarks
 
 notebooks: $(READY)
-	@$(BIN)/python -m lt_utils.refresh $(sort $(wildcard notebooks/*.ipynb))
-	@exec $(BIN)/python -m lt_utils.exercises build --execute
+	@$(BIN)/python -m course refresh $(sort $(wildcard notebooks/*.ipynb))
+	@exec $(BIN)/python -m course exercises build --execute
 
 lint: $(READY)
 	@exec $(BIN)/ruff check .

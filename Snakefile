@@ -1,4 +1,4 @@
-# The course as a graph of notebook runs. `make run` and `make full` start it through `python -m lt_utils.batch`, which
+# The course as a graph of notebook runs. `make run` and `make full` start it through `python -m course run`, which
 # shows the progress; on its own: snakemake --directory runs/quick --configfile config/quick.yaml --cores 1 ...
 #
 #     00   01   03 ──► 07 ──► 12        03, 05 and all others that measure something come before 12
@@ -13,7 +13,7 @@ import os
 import shlex
 import sys
 
-from lt_utils import plan as planning
+from course.batch import plan as planning
 
 WANTED = planning.plan(config)
 planning.write_down(WANTED)
@@ -24,7 +24,7 @@ THREADS = int(os.environ.get("LT_JOB_THREADS", 1))
 # Each rule's priority keeps the order of the course where there is a choice; but 08 comes before 07, which is shorter: at
 # the end of a batch no core should wait for a long run.
 SPREAD = "{data}-if{imbalance}-seed{seed}"
-RUN_ONE = f"{shlex.quote(sys.executable)} -m lt_utils.execute {{input}}"
+RUN_ONE = f"{shlex.quote(sys.executable)} -m course.batch.execute {{input}}"
 RUN_ON_GPU = "LT_NEEDS_GPU={resources.gpu} " + RUN_ONE
 
 

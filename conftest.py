@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from lt_utils.gates import is_compared
+from course.gates import is_compared
 
 COMPARED = "compared notebook cell"
 

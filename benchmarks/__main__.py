@@ -14,7 +14,7 @@ from statistics import median
 from benchmarks import page
 from benchmarks.measure import busy_process, measure
 from benchmarks.measures import IN_TORCHMETRICS, MEASURES
-from lt_utils.provenance import surroundings
+from lt_utils.runs.provenance import surroundings
 
 # name, unit, module, the two sides as benchmarks.turns takes them
 TASKS = (
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--fidelity", type=float, default=20, help="seconds of training before features are compared")
     parser.add_argument("--samples", type=int, default=10_000, help="features of a kind for the measures of images")
     options = parser.parse_args()
-    from lt_utils.training import device, precision_for
+    from lt_utils.training.devices import device, precision_for
 
     results = {"seconds": options.seconds, "precision": precision_for(device())}
     results["tasks"] = [compare(*task, options.seconds) for task in TASKS]

@@ -21,13 +21,15 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.measure import rate, report
-from lt_utils.datasets import ImageData, load
-from lt_utils.encoders import CIFAR_MEAN, CIFAR_STD, ResNet, encode
+from lt_utils.data.datasets import ImageData, load
 from lt_utils.errors import choose
-from lt_utils.losses import mixup, mixup_loss
-from lt_utils.metrics import accuracy
-from lt_utils.recipes import encoder_loss
-from lt_utils.training import cosine, device, train
+from lt_utils.metrics.recognition import accuracy
+from lt_utils.models.resnet import CIFAR_MEAN, CIFAR_STD, ResNet, encode
+from lt_utils.recognition.encoders import encoder_loss
+from lt_utils.recognition.losses import mixup, mixup_loss
+from lt_utils.training.devices import device
+from lt_utils.training.loop import train
+from lt_utils.training.lr_schedules import cosine
 
 ENDLESS = 1_000_000
 AUGMENT = ("weak", "autoaugment")
@@ -97,7 +99,9 @@ def peer(data: ImageData, steps: int, batch: int, augment: str = "weak", workers
     """Yield the number of images after each step of the DataLoader loop (float32)."""
     model, optimizer = network()
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    loader = DataLoader(PerImage(data, augment), batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+    loader = DataLoader(
+        PerImage(data, augment), batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+    )
     # The data set normalises the images, so the network's own normalisation is passed by.
     model.mean.zero_()
     model.std.fill_(1)

@@ -23,14 +23,18 @@ from torch import Tensor, nn
 
 from benchmarks.latent import SAMPLE_STEPS, TRAIN_BATCH, peer_diffusion
 from benchmarks.measure import report
-from lt_utils.datasets import load
-from lt_utils.denoisers import ResidualMLP
-from lt_utils.diffusion import cosine_schedule, diffusion_loss
-from lt_utils.feature_diffusion import FeatureGenerator, Standardiser
-from lt_utils.features import Encoded, encode_data
-from lt_utils.metrics import accuracy, frechet_distance
-from lt_utils.recipes import build_encoder, encoder_loss
-from lt_utils.training import EMA, batch_of, cosine, train
+from lt_utils.data.datasets import load
+from lt_utils.diffusion.feature_diffusion import FeatureGenerator, Standardiser
+from lt_utils.diffusion.losses import diffusion_loss
+from lt_utils.diffusion.schedules import cosine_schedule
+from lt_utils.features.encoding import Encoded, encode_data
+from lt_utils.metrics.generation import frechet_distance
+from lt_utils.metrics.recognition import accuracy
+from lt_utils.models.feature_denoisers import ResidualMLP
+from lt_utils.recognition.encoders import build_encoder, encoder_loss
+from lt_utils.training.ema import EMA
+from lt_utils.training.loop import batch_of, train
+from lt_utils.training.lr_schedules import cosine
 
 RATE = 1e-3
 Draw = Callable[[Tensor], Tensor]  # labels [N] -> features [N, D]

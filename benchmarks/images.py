@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import rate, report
-from lt_utils.class_balancing import class_balancing_loss, label_prior
-from lt_utils.diffusion import ddim, guided, linear_schedule
+from lt_utils.data.longtail import class_counts
+from lt_utils.diffusion.class_balancing import class_balancing_loss, label_prior
+from lt_utils.diffusion.samplers import ddim, guided
+from lt_utils.diffusion.schedules import linear_schedule
 from lt_utils.errors import choose
-from lt_utils.longtail import class_counts
-from lt_utils.published_unet import published_unet
-from lt_utils.training import autocast, device
+from lt_utils.models.unet import published_unet
+from lt_utils.training.devices import autocast, device
 
 CLASSES, WIDTHS, DROPOUT, STEPS = 100, (128, 256, 256, 256), 0.1, 50
 

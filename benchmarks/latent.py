@@ -15,10 +15,14 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.measure import rate, report
-from lt_utils.denoisers import ResidualMLP
-from lt_utils.diffusion import cosine_schedule, ddim, diffusion_loss, guided
+from lt_utils.diffusion.losses import diffusion_loss
+from lt_utils.diffusion.samplers import ddim, guided
+from lt_utils.diffusion.schedules import cosine_schedule
 from lt_utils.errors import choose
-from lt_utils.training import EMA, device, train
+from lt_utils.models.feature_denoisers import ResidualMLP
+from lt_utils.training.devices import device
+from lt_utils.training.ema import EMA
+from lt_utils.training.loop import train
 
 DIM, CLASSES, TRAIN_BATCH, SAMPLE_STEPS = 64, 10, 256, 50
 

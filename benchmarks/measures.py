@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import report
-from lt_utils.generation_metrics import distribution_scores, kernel_distance
-from lt_utils.metrics import frechet_distance
-from lt_utils.neighbours import precision_recall
+from lt_utils.metrics.generation import distribution_scores, frechet_distance, kernel_distance
+from lt_utils.metrics.neighbours import precision_recall
 
 MEASURES = {
     "distance": ("Fréchet distance", frechet_distance),

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from statistics import median, quantiles
 
-from lt_utils.readme import fill
+from course.readme import fill
 
 HERE = Path(__file__).parent
 
@@ -105,7 +105,7 @@ def picture(results: dict) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from lt_utils import figures
+    from lt_utils.viz import figures
 
     figures.style()
     figure, axes = plt.subplots(figsize=(8, 3.6))

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from data_prep.prepare import TEST_FRACTION, Request, prepare
-from lt_utils.datasets import FETCHABLE
+from lt_utils.data.datasets import FETCHABLE
 from lt_utils.errors import CourseError
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lt_utils import datafiles, longtail
+from data_prep.lists.image_files import check_classes
+from lt_utils.data import longtail, npz
 from lt_utils.errors import CourseError
-from lt_utils.imagefiles import check_classes
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -18,7 +18,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     Raises:
         CourseError: the file is damaged, an array is missing, or images have another shape or type.
     """
-    found = datafiles.read_npz(path)
+    found = npz.read_npz(path)
     missing = [key for key in ("x_train", "y_train") if key not in found]
     if missing or ("x_test" in found) != ("y_test" in found):
         raise CourseError(

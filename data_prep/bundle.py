@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import originals
-from lt_utils import datafiles, datasets
+from lt_utils.data import datasets, npz
 from lt_utils.errors import CourseError
 
 PER_CLASS = {"train": 1000, "test": 300}
@@ -38,7 +38,7 @@ def bundle(source: Path, folder: Path) -> Path:
         ),
     }
     path = folder / f"{datasets.BUNDLED}.npz"
-    datafiles.write(path, arrays, facts, compressed=True)
+    npz.write(path, arrays, facts, compressed=True)
     return path
 
 

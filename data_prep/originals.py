@@ -91,7 +91,7 @@ def holds(name: str, path: Path) -> bool:
 def read(name: str, path: Path) -> dict[str, np.ndarray]:
     """Verify and read the original files of data set `name`: `path` is their folder, or the archive itself.
 
-    Returns the arrays of a prepared data set (see `lt_utils.datafiles`), in the original order.
+    Returns the arrays of a prepared data set (see `lt_utils.data.npz`), in the original order.
 
     Raises:
         CourseError: a file is missing, damaged or half downloaded.

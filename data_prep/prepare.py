@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import arrays, folders, lists, originals
-from lt_utils import datafiles
-from lt_utils.datasets import BUNDLED, data_folder
+from data_prep import arrays, folders, originals
+from data_prep.lists import to_arrays
+from lt_utils.data import npz
+from lt_utils.data.datasets import BUNDLED, data_folder
 from lt_utils.errors import CourseError
 from lt_utils.files import lock, unlock
 
@@ -31,7 +32,7 @@ class Request:
 def prepare(name: str, request: Request, to: Path | None = None, again: bool = False) -> Path:
     """Make <to>/<name>.npz and its record, or find that both are there and whole; returns the path of the .npz.
 
-    What happens is printed. Nothing appears under the final name before it is complete (`datafiles.write`).
+    What happens is printed. Nothing appears under the final name before it is complete (`npz.write`).
 
     Raises:
         CourseError: whatever a user can mend, in one sentence.
@@ -59,7 +60,7 @@ def prepare(name: str, request: Request, to: Path | None = None, again: bool = F
     try:
         found, facts = _read(name, request, downloads)
         print(f"{name}: checking and writing {len(found['x_train']) + len(found['x_test']):,} images", flush=True)
-        record = datafiles.write(path, found, {**facts, "request": asdict(request)})
+        record = npz.write(path, found, {**facts, "request": asdict(request)})
         shutil.rmtree(downloads, ignore_errors=True)
     finally:
         unlock(folder, mark)
@@ -69,7 +70,7 @@ def prepare(name: str, request: Request, to: Path | None = None, again: bool = F
 
 
 def _verify(path: Path, request: Request) -> None:
-    record = datafiles.check_file(path, thorough=True)
+    record = npz.check_file(path, thorough=True)
     if record is None:
         raise CourseError(f"{path} is there, without a record of where it came from: --again replaces it.")
     made_as = record.get("request", {})
@@ -117,20 +118,20 @@ def _read_own(name: str, request: Request, path: Path) -> tuple[dict[str, np.nda
         source = f"{original.source}; as given, not compared with the original files"
         facts = {"source": source, "licence": original.licence}
     own_test = f"{path} has its own test set: leave out --test-fraction."
-    has_test = lists.training_list(path) or (path.is_dir() and "test" in folders.splits(path))
+    has_test = to_arrays.training_list(path) or (path.is_dir() and "test" in folders.splits(path))
     if has_test and request.test_fraction is not None:  # before anything is decoded
         raise CourseError(own_test)
     print(f"{name}: reading {path}", flush=True)
 
     bad: list[str] = []
-    if lists.training_list(path):
-        found, bad, told = lists.read(path, request.size, request.skip_bad, request.generated)
-        if name in lists.SOURCES:
-            facts = {"source": lists.SOURCES[name], "licence": "see the source; do not pass the images on"}
+    if to_arrays.training_list(path):
+        found, bad, told = to_arrays.read(path, request.size, request.skip_bad, request.generated)
+        if name in to_arrays.SOURCES:
+            facts = {"source": to_arrays.SOURCES[name], "licence": "see the source; do not pass the images on"}
         facts |= told
         print(f"{name}: {'; '.join(map(str, told.values()))}")
     elif request.generated:
-        raise CourseError(f"--generated is for a folder with train.csv and {lists.GENERATED}, which {path} is not.")
+        raise CourseError(f"--generated is for a folder with train.csv and {to_arrays.GENERATED}, which {path} is not.")
     elif path.is_dir():
         found, bad = folders.read(path, request.size, request.skip_bad)
     elif path.suffix != ".npz":
@@ -165,4 +166,4 @@ def _tell(path: Path, record: dict) -> None:
     print(f"wrote {path} ({record['bytes'] / 1e6:.1f} MB, SHA-256 {record['sha256'][:12]}…) and {path.stem}.json")
     print(f"licence: {record['licence']}")
     where = "" if path.parent.resolve() == data_folder().resolve() else f', folder="{path.parent}"'
-    print(f'load it: lt_utils.datasets.load("{record["name"]}"{where})')
+    print(f'load it: lt_utils.data.load("{record["name"]}"{where})')

@@ -9,7 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import CourseError
+import yaml
+
+from lt_utils.errors import CourseError
 
 try:
     import fcntl
@@ -117,3 +119,28 @@ def locked_by(path: Path) -> str | None:
     except OSError:
         return None
     return None
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML, but a key that is given twice in one mapping is an error: YAML itself would take the last silently."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node, lines = super().compose_mapping_node(anchor), {}
+        for key, _ in node.value:
+            name, line = (key.tag, str(key.value)), key.start_mark.line + 1
+            if name in lines:
+                raise CourseError(f"has the key {key.value} twice, in lines {lines[name]} and {line}: take one out.")
+            lines[name] = line
+        return node
+
+
+def read_yaml(path: Path) -> object:
+    """Content of a YAML file; CourseError if it cannot be read or has a key twice."""
+    try:
+        return yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise CourseError(f"{path} cannot be read ({error.strerror}); see config/ for those there are.") from error
+    except CourseError as error:  # from the loader, which does not know the file
+        raise CourseError(f"{path} {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CourseError(f"{path} is not valid YAML in UTF-8: {' '.join(str(error).split())}.") from error

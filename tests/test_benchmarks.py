@@ -10,9 +10,9 @@ from torch import nn
 
 from benchmarks import encoder, fidelity, images, latent, measure, measures
 from benchmarks.page import fidelity_table, measures_table, rounded, short, span
-from lt_utils.denoisers import UNet
 from lt_utils.errors import CourseError
-from lt_utils.features import Encoded
+from lt_utils.features.encoding import Encoded
+from lt_utils.models.unet import UNet
 
 
 @pytest.fixture(scope="module")

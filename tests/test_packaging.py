@@ -27,8 +27,8 @@ LOCKED = [Requirement(line) for line in LOCK if line]
 # What is used without an import: the words that show it, and the file that has them.
 USED = {
     "jupyterlab": ("-m jupyterlab", "Makefile"),
-    "ipykernel": ('kernel_name="python3"', "lt_utils/execute.py"),
-    "snakemake": ('"-m", "snakemake"', "lt_utils/batch.py"),
+    "ipykernel": ('kernel_name="python3"', "course/batch/execute.py"),
+    "snakemake": ('"-m", "snakemake"', "course/batch/launch.py"),
     "ruff": ("$(BIN)/ruff", "Makefile"),
     "nbval": ("--nbval", "Makefile"),
     "pytest-xdist": ("--dist loadscope", "Makefile"),
@@ -42,14 +42,14 @@ def here(requirement: Requirement) -> bool:
 def imported() -> set[str]:
     """Distributions whose modules the repository's Python files import (those installed here)."""
     modules = set()
-    for folder in ("lt_utils", "data_prep", "tests", "benchmarks"):
+    for folder in ("lt_utils", "data_prep", "course", "experiments", "tests", "benchmarks"):
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Import):
                     modules |= {alias.name.split(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and node.level == 0:
                     modules.add(node.module.split(".")[0])
-    ours = {"lt_utils", "data_prep", "benchmarks", "conftest"} | {path.stem for path in (ROOT / "tests").glob("*.py")}
+    ours = {"lt_utils", "data_prep", "course", "experiments", "benchmarks", "conftest"}
     owners = packages_distributions()
     return {
         canonicalize_name(name)

@@ -1,0 +1,1 @@
+"""Running the whole course: the plan, one notebook run, what is said meanwhile, the report. Nothing here imports torch."""

@@ -1,0 +1,159 @@
+"""The report of a batch: <profile>/index.html links every executed notebook and shows all that was measured."""
+
+import html
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from course.batch.execute import is_finished
+from course.batch.plan import Wanted
+from lt_utils.files import read_json, write_whole
+from lt_utils.progress import duration
+from lt_utils.runs.parameters import notebook_path
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #888; --bad: #c0392b; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); }
+th { color: var(--soft); font-weight: 600; } td.n, th.n { text-align: right; white-space: nowrap; }
+.soft { color: var(--soft); } .bad { color: var(--bad); }
+div.wide { overflow-x: auto; }
+"""
+# What to do about a page that cannot be written.
+AGAIN = "make room and give the same command again"
+
+
+def build(folder: Path, wanted: list[Wanted]) -> Path:
+    """Convert what was executed to HTML, write <folder>/index.html anew and return its path. CourseError: no room."""
+    finished = {one.folder: read_json(one.folder / "batch.json") for one in wanted if is_finished(one.folder)}
+    for run in finished:
+        _convert(run / "notebook.ipynb")
+    abouts = list(finished.values())
+    parts = [
+        f"<h1>Long-tailed recognition and diffusion: the {html.escape(folder.name)} run</h1>",
+        f"<p>{len(abouts)} of {len(wanted)} notebook runs finished"
+        f"{', ' + duration(sum(about['seconds'] for about in abouts)) + ' of work' if abouts else ''}.</p>",
+        _notebook_table(folder, wanted, finished),
+        *_measured(wanted),
+        _made_with(abouts),
+    ]
+    page = folder / "index.html"
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
+    title = f"<title>Course report: {html.escape(folder.name)}</title>"
+    lines = ["<!DOCTYPE html>", f"<html lang='en'><head>{head}{title}</head>", "<body>", *parts, "</body></html>", ""]
+    write_whole(page, lambda file: file.write("\n".join(lines).encode()), AGAIN)
+    return page
+
+
+def _convert(notebook: Path) -> None:
+    """notebook.html beside notebook.ipynb, unless it is there and newer."""
+    page = notebook.with_suffix(".html")
+    if not notebook.exists() or (page.exists() and page.stat().st_mtime >= notebook.stat().st_mtime):
+        return
+    from nbconvert import HTMLExporter  # here, because its import takes longer than a batch with nothing to do
+
+    body, _ = HTMLExporter().from_filename(str(notebook))
+    # Half a page, newer than its notebook, would stay.
+    write_whole(page, lambda file: file.write(body.encode()), AGAIN)
+
+
+def title_of(notebook: Path) -> str:
+    """The text of a notebook's H1."""
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        found = re.search(r"^# (.+)$", "".join(cell["source"]), re.M) if cell["cell_type"] == "markdown" else None
+        if found:
+            return found[1].strip()
+    return notebook.stem
+
+
+def _notebook_table(folder: Path, wanted: list[Wanted], finished: Mapping[Path, Mapping]) -> str:
+    """One line for each wanted run; `finished` holds the batch.json of those that are."""
+    rows = []
+    for one in wanted:
+        about, there = finished.get(one.folder), one.folder.relative_to(folder).as_posix()
+        title = html.escape(title_of(notebook_path(one.notebook)))
+        run = "" if one.run == "all" else html.escape(one.run)
+        log = f'<a href="{there}/log.txt">log</a>' if (one.folder / "log.txt").exists() else ""
+        if about:
+            title = f'<a href="{there}/notebook.html">{title}</a>'
+            state = duration(about["seconds"])
+        elif (one.folder / "failed.ipynb").exists():
+            state = f'<span class="bad">failed</span>: <a href="{there}/failed.ipynb">so far</a>'
+        else:
+            state = '<span class="soft">not finished</span>'
+        rows.append([one.notebook[:2], title, run, state, log])
+    return _table(["", "Notebook", "Run", "Time", ""], rows)
+
+
+def _measured(wanted: list[Wanted]) -> list[str]:
+    """One table for each notebook with rows in its records: means and standard deviations over the seeds."""
+    parts = []
+    for notebook in dict.fromkeys(one.notebook for one in wanted):
+        records = [read_json(one.folder / "record.json") for one in wanted if one.notebook == notebook]
+        rows = [row for record in records if record for row in record.get("rows", [])]
+        if rows and notebook != "12_scoreboard":  # the scoreboard gathers the others' rows; they are here already
+            title = html.escape(title_of(notebook_path(notebook)))
+            parts += [f"<h2>{title}</h2>", _table(*summary(rows))]
+    return parts
+
+
+def summary(rows: list[Mapping[str, object]]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of a table of rows that differ in their seed only: `mean ± std (n)`, or `value` for one run.
+
+    Columns that are not numbers, and the imbalance factor, tell the rows apart; std is the sample's (n - 1).
+    """
+    keys = list(dict.fromkeys(key for row in rows for key in row if key != "seed"))
+    numbers = [key for key in keys if key != "imbalance" and any(_is_number(row.get(key)) for row in rows)]
+    labels = [key for key in keys if key not in numbers]
+    groups: dict[tuple, list[Mapping]] = {}
+    for row in rows:
+        groups.setdefault(tuple(str(row.get(key, "")) for key in labels), []).append(row)
+    cells = []
+    for group, members in groups.items():
+        values = [_spread([row[key] for row in members if _is_number(row.get(key))]) for key in numbers]
+        cells.append([html.escape(text) for text in group] + values + [str(len(members))])
+    return [*labels, *numbers, "runs"], cells
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return ""
+    mean = sum(values) / len(values)
+    digits = 0 if all(float(value).is_integer() for value in values) else 1 if abs(mean) >= 1 else 3
+    if len(values) == 1:
+        return f"{mean:,.{digits}f}"
+    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return f"{mean:,.{max(digits, 1)}f} ± {spread:.{max(digits, 1)}f}"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    """An HTML table; columns of numbers are set flush right, their headings with them."""
+    numeric = [all(re.fullmatch(r"-?[\d,.]*( ± .*)?", row[place]) for row in rows) for place in range(len(header))]
+    marks = [' class="n"' if right else "" for right in numeric]
+
+    def line(cells: list[str], tag: str) -> str:
+        return (
+            "<tr>" + "".join(f"<{tag}{mark}>{cell}</{tag}>" for mark, cell in zip(marks, cells, strict=True)) + "</tr>"
+        )
+
+    body = "\n".join(line(row, "td") for row in rows)
+    return f'<div class="wide"><table>\n{line(header, "th")}\n{body}\n</table></div>'
+
+
+def _made_with(abouts: list[dict]) -> str:
+    """Versions, commit and device, once if all runs agree."""
+    said = []
+    for about in abouts:
+        commit = (about.get("commit") or "no commit")[:10] + (" with changes" if about.get("dirty") else "")
+        versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items() if number)
+        said.append(f"commit {commit} · {about['device']} · {versions}")
+    lines = "<br>".join(html.escape(line) for line in dict.fromkeys(said))
+    return f'<h2>Made with</h2><p class="soft">{lines or "nothing yet"}</p>'

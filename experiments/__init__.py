@@ -1,0 +1,1 @@
+"""Single experiments behind notebooks/reference/*.json, each one command."""

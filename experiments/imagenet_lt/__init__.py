@@ -1,0 +1,1 @@
+"""ImageNet-LT with ResNet-10, from lists of image files."""

@@ -1,0 +1,5 @@
+import sys
+
+from experiments.imagenet_lt.experiment import main
+
+sys.exit(main())

@@ -1,0 +1,136 @@
+"""Augmentation of whole batches: no loop over images, the same code on CPU and GPU, uint8 in and uint8 out."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lt_utils.data.autoaugment import auto_augment
+
+
+def unit(images: Tensor) -> Tensor:
+    """uint8 images in 0..255 -> float32 in 0..1, in channels-last memory (twice as fast in convolutions on a CPU)."""
+    return (images / 255).contiguous(memory_format=torch.channels_last)
+
+
+def to_signed(images: Tensor) -> Tensor:
+    """uint8 images in 0..255 -> float32 in -1..1, the range in which image diffusion works."""
+    return images.float().div(127.5).sub(1)
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Float images in -1..1 -> uint8 in 0..255, rounded and clipped; the inverse of `to_signed`."""
+    return images.add(1).mul(127.5).round().clamp(0, 255).byte()
+
+
+def random_crop_flip(images: Tensor, pad: int = 4, flip: bool = True) -> Tensor:
+    """Each image [B, C, H, W] padded with black by `pad`, cropped back at random, and mirrored with probability 1/2.
+
+    Cropping and mirroring only choose which row and column each output pixel comes from, so one gather does both.
+    """
+    count, _, height, width = images.shape
+    device = images.device
+    top = torch.randint(0, 2 * pad + 1, (count, 1), device=device)
+    left = torch.randint(0, 2 * pad + 1, (count, 1), device=device)
+    rows = top + torch.arange(height, device=device)
+    columns = torch.arange(width, device=device).expand(count, width)
+    if flip:
+        mirrored = torch.rand(count, 1, device=device) < 0.5
+        columns = torch.where(mirrored, width - 1 - columns, columns)
+    columns = columns + left
+    padded = F.pad(images, (pad, pad, pad, pad)).permute(0, 2, 3, 1)
+    index = torch.arange(count, device=device)
+    return padded[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def random_flip(images: Tensor) -> Tensor:
+    """Each image [B, C, H, W] mirrored left to right with probability 1/2."""
+    mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    return torch.where(mirrored, images.flip(3), images)
+
+
+def cutout(images: Tensor, size: int = 16) -> Tensor:
+    """One black square of `size` pixels per image, centred anywhere, cut off at the border (DeVries & Taylor 2017)."""
+    count, _, height, width = images.shape
+    device = images.device
+    row = torch.randint(0, height, (count, 1), device=device)
+    column = torch.randint(0, width, (count, 1), device=device)
+
+    def covered(centre: Tensor, length: int) -> Tensor:
+        position = torch.arange(length, device=device)
+        return (position >= centre - size // 2) & (position < centre + size - size // 2)
+
+    hole = covered(row, height)[:, :, None] & covered(column, width)[:, None, :]
+    return images.masked_fill(hole[:, None], 0)
+
+
+def _between(images: Tensor, low: float, high: float) -> Tensor:
+    """One uniform number for each image, [B, 1, 1, 1]."""
+    return low + (high - low) * torch.rand(len(images), 1, 1, 1, device=images.device)
+
+
+def random_affine(images: Tensor, degrees: float = 20.0, scale: tuple[float, float] = (0.8, 1.2)) -> Tensor:
+    """Each image [B, C, H, W] turned by up to `degrees` and scaled about its centre; float32 in 0..255, black outside.
+
+    One bilinear grid_sample for the whole batch.
+    """
+    height, width = images.shape[2:]
+    angle = _between(images, -degrees, degrees).deg2rad().flatten()
+    size = _between(images, *scale).flatten()
+    cosine, sine = angle.cos() / size, angle.sin() / size
+    # grid_sample measures both axes from -1 to 1; the ratios keep a rotation a rotation where images are not square.
+    zero = torch.zeros_like(sine)
+    rows = [cosine, -sine * (height / width), zero, sine * (width / height), cosine, zero]
+    grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(images.shape), align_corners=False)
+    return F.grid_sample(images.float(), grid, align_corners=False)
+
+
+def _luma(images: Tensor) -> Tensor:
+    """Brightness [B, 1, H, W] of each pixel; of RGB images by the weights of ITU-R BT.601."""
+    if images.shape[1] != 3:
+        return images.mean(1, keepdim=True)
+    return (images * images.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+
+
+def random_colour(images: Tensor, low: float = 0.6, high: float = 1.4) -> Tensor:
+    """Brightness, then contrast, then (RGB only) saturation of each image times its own factors in low..high.
+
+    Float images [B, C, H, W] in 0..255 come and go; what leaves the range is clipped after each of the three.
+    """
+    images = (images * _between(images, low, high)).clamp(0, 255)
+    mean = _luma(images).mean((2, 3), keepdim=True)
+    images = torch.lerp(mean.expand_as(images), images, _between(images, low, high)).clamp(0, 255)
+    if images.shape[1] == 3:
+        grey = _luma(images).expand_as(images)
+        images = torch.lerp(grey, images, _between(images, low, high)).clamp(0, 255)
+    return images
+
+
+def strong_view(images: Tensor, pad: int = 4) -> Tensor:
+    """A strong view of each uint8 image [B, C, H, W], uint8: what brings training features near to test features.
+
+    Crop and flip as in `random_crop_flip`; then, each for a random half of the images: rotation by up to 20 degrees with
+    scale 0.8 to 1.2; brightness, contrast and saturation times 0.6 to 1.4; a black square of half the height (16 of 32).
+    """
+
+    def half() -> Tensor:
+        return torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+
+    images = random_crop_flip(images, pad)
+    view = torch.where(half(), random_affine(images), images)
+    view = torch.where(half(), random_colour(view), view).round().byte()
+    return torch.where(half(), cutout(view, images.shape[2] // 2), view)
+
+
+def auto_view(images: Tensor, pad: int = 4) -> Tensor:
+    """Crop and flip, AutoAugment, then a black square of half the height (16 of 32): how WCDAS trains; uint8."""
+    return cutout(auto_augment(random_crop_flip(images, pad)), images.shape[2] // 2)
+
+
+# What an encoder may be trained on: view(images [B, C, H, W] uint8, pad) -> uint8 of the same shape.
+AUGMENTATIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "weak": random_crop_flip,
+    "autoaugment": auto_view,
+    "strong": strong_view,
+}

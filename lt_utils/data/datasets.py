@@ -1,0 +1,178 @@
+"""Data sets as tensors: loaded whole, cut to a long tail, split, and moved to a device.
+
+"fashion-mnist-small" lies inside the package; `python -m data_prep NAME` makes every other set, a user's own included.
+`datafiles` tells what such a file holds.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lt_utils.data import longtail, npz
+from lt_utils.errors import CourseError, choose
+from lt_utils.files import REPOSITORY
+from lt_utils.hashing import data_key
+
+BUNDLED_FOLDER = Path(__file__).parent / "bundled"
+BUNDLED = "fashion-mnist-small"
+FETCHABLE = ("fashion-mnist", "cifar10", "cifar100")  # what data_prep can fetch by name
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageData:
+    """A data set of square images: a training set, a test set, and the names of the classes.
+
+    Images are uint8 [N, C, H, W] in 0 .. 255, labels int64 [N] in 0 .. classes - 1; all four tensors are on one device.
+    The methods return a new ImageData and leave this one as it is.
+    """
+
+    name: str
+    train_images: torch.Tensor
+    train_labels: torch.Tensor
+    test_images: torch.Tensor
+    test_labels: torch.Tensor
+    class_names: tuple[str, ...]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def key(self) -> str:
+        """Its name, and eight characters that change with the training images: for what a checkpoint was trained on."""
+        return f"{self.name} {data_key(self.train_images, self.train_labels)}"
+
+    @property
+    def channels(self) -> int:
+        """1 for grey images, 3 for RGB."""
+        return self.train_images.shape[1]
+
+    @property
+    def size(self) -> int:
+        """Height and width of the images, in pixels."""
+        return self.train_images.shape[2]
+
+    @property
+    def counts(self) -> list[int]:
+        """Training images of each class."""
+        return torch.bincount(self.train_labels, minlength=self.classes).tolist()
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.name}: {len(self.train_labels):,} training and {len(self.test_labels):,} test images, "
+            f"{self.size} x {self.size} x {self.channels}, {self.classes} classes"
+        )
+
+    def to(self, device: torch.device | str) -> "ImageData":
+        """Return this data set with its tensors on `device`."""
+        tensors = ("train_images", "train_labels", "test_images", "test_labels")
+        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
+
+    def long_tailed(
+        self,
+        imbalance: float = 100,
+        profile: str = "exponential",
+        seed: int = 0,
+        counts: Sequence[int] | None = None,
+        n_max: int | None = None,
+    ) -> "ImageData":
+        """Return this data set with its training set cut to a long tail; the test set stays as it is.
+
+        Args:
+            imbalance, profile: the rule of `longtail.class_counts`.
+            seed: which images are kept, as `longtail.subset` chooses them.
+            counts: images to keep of each class; replaces the rule.
+            n_max: images the largest class keeps; default: the size of the largest class there is. Class 0 is the
+                head, so in a set of one's own with unequal classes a smaller n_max may be needed.
+
+        Raises:
+            CourseError: a factor below 1, a class left empty, or a class with fewer images than asked for.
+
+        >>> load("fashion-mnist-small").long_tailed(imbalance=100).counts
+        [1000, 599, 359, 215, 129, 77, 46, 27, 16, 10]
+        """
+        suffix = "counts"
+        if counts is None:
+            n_max = max(self.counts) if n_max is None else n_max
+            counts = longtail.class_counts(n_max, self.classes, imbalance, profile, self.class_names)
+            suffix = f"{'if' if profile == 'exponential' else profile}{imbalance:g}"
+        elif len(counts) != self.classes or min(counts) < 1:
+            raise CourseError(f"counts needs {self.classes} numbers, one for each class and none below 1: {counts}.")
+        kept = longtail.subset(self.train_labels, counts, seed, self.class_names).to(self.train_labels.device)
+        name = f"{self.name}-{suffix}"
+        return replace(self, name=name, train_images=self.train_images[kept], train_labels=self.train_labels[kept])
+
+    def hold_out(self, per_class: int | None = None, fraction: float | None = None, seed: int = 0) -> "ImageData":
+        """Return this data set with some TRAINING images in the place of the test images: a validation split.
+
+        Choices (epochs, rates, strengths) are made on such a split, never on the test set. Images are drawn from each
+        class; those that stay in training keep their order.
+
+        Args and errors are those of `longtail.hold_out`: `per_class` images or a `fraction` of each class; `seed`.
+        """
+        parts = longtail.hold_out(self.train_labels, self.class_names, per_class, fraction, seed)
+        return self.split(*(part.to(self.train_labels.device) for part in parts), f"{self.name}-val")
+
+    def split(self, stays: torch.Tensor, moved: torch.Tensor, name: str) -> "ImageData":
+        """Return this data set, called `name`, with the training images at `moved` in the place of the test images.
+
+        stays, moved: indices or masks [N] of training images; the test images are dropped.
+        """
+        return replace(
+            self,
+            name=name,
+            train_images=self.train_images[stays],
+            train_labels=self.train_labels[stays],
+            test_images=self.train_images[moved],
+            test_labels=self.train_labels[moved],
+        )
+
+
+def data_folder(folder: str | Path | None = None) -> Path:
+    """Return the folder of prepared data sets, absolute: `folder`, else the environment's LT_DATA, else <repository>/data."""
+    return Path(folder or os.environ.get("LT_DATA") or REPOSITORY / "data").absolute()
+
+
+def names(folder: str | Path | None = None) -> list[str]:
+    """Return the names that `load` knows at the moment: the bundled set, then the prepared ones in order of name."""
+    prepared = sorted(path.stem for path in data_folder(folder).glob("*.npz") if not path.name.startswith("."))
+    return [BUNDLED, *(name for name in prepared if name != BUNDLED)]
+
+
+def load(name: str = BUNDLED, folder: str | Path | None = None) -> ImageData:
+    """Load a data set whole, on the CPU.
+
+    A file that is cut short or altered is refused: the archive's own CRC-32 covers every array and the record gives the
+    file's length; both cost next to nothing. The SHA-256 in the record is compared for the bundled set, and for others
+    whenever `python -m data_prep NAME` runs.
+
+    Args:
+        name: "fashion-mnist-small" (bundled), or the name of a set made by data_prep.
+        folder: where prepared sets lie; default as in `data_folder`.
+
+    Raises:
+        CourseError: unknown name (lists the known ones), or a file that is damaged or not as it should be.
+    """
+    folder, known = data_folder(folder), names(folder)
+    if name not in known:
+        if name in FETCHABLE:
+            raise CourseError(f"{name} is not prepared in {folder} yet: `python -m data_prep {name}` makes it.")
+        try:
+            choose("data set", name, known + [f for f in FETCHABLE if f not in known])
+        except CourseError as error:
+            raise CourseError(f"{error} `python -m data_prep NAME --from FOLDER` makes a set of your own.") from None
+    if name == BUNDLED:
+        path = BUNDLED_FOLDER / f"{name}.npz"
+        npz.check_file(path, thorough=True, remedy="install the package again.")
+    else:
+        path = folder / f"{name}.npz"
+        npz.check_file(path, thorough=False)
+    arrays = npz.check_arrays(npz.read_npz(path), path.name)
+    tensors = [torch.from_numpy(arrays[x]).permute(0, 3, 1, 2).contiguous() for x in ("x_train", "x_test")]
+    labels = [torch.from_numpy(arrays[y].astype(np.int64)) for y in ("y_train", "y_test")]
+    return ImageData(name, tensors[0], labels[0], tensors[1], labels[1], tuple(arrays["classes"].tolist()))

@@ -1,0 +1,203 @@
+"""Many samples from an image diffusion model: into a folder, shard by shard, resumable, with labels chosen beforehand.
+
+A shard is one file of images and labels, written whole or not at all. Its noise depends on (seed, shard) alone, so a run
+that was killed at any moment makes, when it is run again, the same images as one that was not: on a CPU to the last bit.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lt_utils import files, hashing
+from lt_utils.data.augmentation import to_bytes
+from lt_utils.diffusion.samplers import ancestral, check_labels, ddim, guided
+from lt_utils.diffusion.schedules import Schedule
+from lt_utils.errors import CourseError, choose
+from lt_utils.progress import track
+from lt_utils.training import checkpoints
+from lt_utils.training.devices import autocast, precision_for
+from lt_utils.training.loop import step_seed
+
+# The reverse variances of DDPM: "fixedlarge" is beta_t, "fixedsmall" that of q(x_{t-1} | x_t, x_0).
+SHARDS = "shard-[0-9][0-9][0-9][0-9][0-9].safetensors"
+SAMPLERS = {"ddim": None, "fixedlarge": "beta", "fixedsmall": "posterior"}
+
+
+# -------------------------------------------------------------------------------------------------------------- labels
+def balanced_labels(total: int, classes: int) -> Tensor:
+    """Exactly total / classes labels of each class, int64 [total], in the order 0, 1, .., C-1, 0, 1, ...
+
+    Any run of C labels in a row holds every class once, so shards and the parts of an Inception score are balanced too.
+    Raises CourseError if `total` is not a multiple of `classes`.
+    """
+    if total < 1 or total % classes:
+        raise CourseError(f"{total} samples cannot be divided evenly among {classes} classes: ask for a multiple.")
+    return torch.arange(total) % classes
+
+
+def random_labels(total: int, weights: Sequence[float], seed: int = 0) -> Tensor:
+    """Independent labels, int64 [total], class c with probability weights[c] / sum: [1] * C is the published evaluation.
+
+    With the training counts as weights, the samples follow the long tail.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return torch.multinomial(torch.tensor([float(w) for w in weights]), total, replacement=True, generator=generator)
+
+
+# ------------------------------------------------------------------------------------------------------------- samples
+@torch.no_grad()
+def sample_to(
+    folder: str | Path,
+    denoiser: nn.Module,
+    schedule: Schedule,
+    labels: Tensor,
+    shape: tuple[int, int, int],
+    *,
+    sampler: str = "ddim",
+    steps: int = 50,
+    eta: float = 0.0,
+    omega: float = 0.0,
+    clip: float | None = None,
+    objective: str = "v",
+    seed: int = 0,
+    shard: int = 256,
+    as_bytes: bool = True,
+    precision: str = "fp32",
+    notes: dict | None = None,
+    label: str = "",
+) -> tuple[Tensor, Tensor]:
+    """Draw an image for each of `labels` [N] into `folder` and return images [N, *shape] and labels [N], on the CPU.
+
+    Shards that are in the folder already are kept, so a run that was stopped goes on where it was.
+
+    Args:
+        shape: (channels, height, width) of an image.
+        sampler: "ddim" with `steps` and `eta`; "fixedlarge" or "fixedsmall": ancestral, through all steps of the schedule.
+        omega: guidance strength; 0 is none. clip: bound |x_0| by this in every step; the published chain is not clipped.
+        objective: what the denoiser predicts. seed: decides all noise. shard: images a file and a batch.
+        as_bytes: uint8 in 0..255, as in an image file; False: float32 clipped to -1..1, as the original measures.
+        precision: "fp32", "bf16" or "auto". notes: what else to store with them, such as {"labels": "balanced", "ema": True}.
+
+    The denoiser is put in evaluation mode while it samples: dropout would otherwise act in the samples.
+    Raises CourseError if the folder holds samples of another model, other labels or other settings, and for a label that
+    the network does not know.
+    """
+    check_labels(labels, denoiser.no_label)
+    variance = SAMPLERS[choose("sampler", sampler, SAMPLERS)]
+    where, folder, labels = next(denoiser.parameters()).device, Path(folder), labels.cpu()
+    facts = {
+        "model": hashing.fingerprint(denoiser),
+        "schedule": [len(schedule), float(schedule.alpha_bar.log().sum())],
+        "shape": list(shape),
+        "sampler": sampler,
+        **({} if variance else {"steps": steps, "eta": eta}),
+        "omega": omega,
+        "clip": clip,
+        "objective": objective,
+        "seed": seed,
+        "shard": shard,
+        "images": "uint8" if as_bytes else "float32",
+        "precision": precision_for(where) if precision == "auto" else precision,
+        "notes": json.loads(json.dumps(notes or {})),  # as they come back from the file: a tuple is a list there
+    }
+    parts = labels.split(shard)
+    missing = _missing(folder, parts, facts)
+    was_training = denoiser.training
+    denoiser.eval()
+    try:
+        for number in track(missing, label or f"{len(labels):,} samples") if missing else ():
+            # Seeded by shard: the start on the CPU, so that it is the same on every device, the rest where it is used.
+            noise = torch.Generator().manual_seed(step_seed(seed, 2 * number))
+            x = torch.randn((len(parts[number]), *shape), generator=noise).to(where)
+            noise = torch.Generator(where).manual_seed(step_seed(seed, 2 * number + 1))
+            with autocast(where, precision):
+                predict = guided(denoiser, schedule, parts[number].to(where), objective, omega, clip)
+                if variance:
+                    x = ancestral(predict, schedule, x, variance, noise)
+                else:
+                    x = ddim(predict, schedule, x, steps, eta, noise)
+            images = to_bytes(x) if as_bytes else x.clamp(-1, 1)
+            checkpoints.save(_path(folder, number), {"images": images, "labels": parts[number]}, facts)
+    finally:
+        denoiser.train(was_training)
+        files.unlock(folder)
+    return read_samples(folder)[:2]
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05d}.safetensors"
+
+
+def _missing(folder: Path, parts: Sequence[Tensor], facts: dict) -> list[int]:
+    """Numbers of the shards still to be made, and the folder locked. CourseError if it holds other samples than these."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files.lock(folder)
+    except OSError as error:
+        raise CourseError(f"The folder {folder} cannot be used ({error.strerror}): choose another.") from None
+    numbers = set()
+    for path in sorted(folder.glob(SHARDS)):
+        try:
+            tensors, stored = checkpoints.load(path)
+        except CourseError:  # damaged on the disk: make it again
+            continue
+        number = int(path.stem.removeprefix("shard-"))
+        different = [name for name, value in facts.items() if stored.get(name) != value]
+        if not different and (number >= len(parts) or not torch.equal(tensors["labels"], parts[number])):
+            different = ["labels"]
+        if different:
+            files.unlock(folder)
+            raise CourseError(
+                f"{folder} holds samples that were made differently ({', '.join(different)}): "
+                "delete that folder or choose another."
+            )
+        numbers.add(number)
+    return [number for number in range(len(parts)) if number not in numbers]
+
+
+def read_samples(folder: str | Path) -> tuple[Tensor, Tensor, dict]:
+    """All samples in a folder: images [N, C, H, W] as they were stored, labels [N], and how they were made.
+
+    Raises CourseError if there are none, or if a shard is missing before the last.
+    """
+    paths = sorted(Path(folder).glob(SHARDS))
+    if [path.name for path in paths] != [_path(Path(folder), number).name for number in range(len(paths))] or not paths:
+        raise CourseError(f"{folder} does not hold a whole set of samples: run the sampling again, it goes on.")
+    loaded = [checkpoints.load(path) for path in paths]
+    images, labels = (torch.cat([tensors[name] for tensors, _ in loaded]) for name in ("images", "labels"))
+    return images, labels, loaded[0][1]
+
+
+def save_sheet(
+    path: str | Path, images: Tensor, labels: Tensor, per_class: int = 10, classes: int | None = None
+) -> None:
+    """A PNG of 8 bits, pixel for pixel: a row for each class, its first `per_class` images; missing ones are white.
+
+    images: uint8 [N, C, H, W] with 1 or 3 channels, or float in -1..1. The file is written whole or not at all.
+    """
+    images = (images if images.dtype == torch.uint8 else to_bytes(images)).cpu()
+    labels = labels.cpu()
+    classes = int(labels.max()) + 1 if classes is None else classes
+    _, channels, height, width = images.shape
+    gap = 2
+    sheet = torch.full(
+        (channels, classes * (height + gap) - gap, per_class * (width + gap) - gap), 255, dtype=torch.uint8
+    )
+    for row in range(classes):
+        for column, image in enumerate(images[labels == row][:per_class]):
+            top, left = row * (height + gap), column * (width + gap)
+            sheet[:, top : top + height, left : left + width] = image
+    pixels = sheet.permute(1, 2, 0).numpy()
+    picture = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+    files.write_whole(Path(path), lambda file: picture.save(file, format="PNG", optimize=True))
+
+
+def save_arrays(path: str | Path, images: Tensor, labels: Tensor) -> None:
+    """An .npz with x (uint8 [N, H, W, C], or float32 in -1..1) and y (int64 [N]), for other programs; written whole."""
+    x, y = images.cpu().permute(0, 2, 3, 1).numpy(), labels.cpu().numpy()
+    files.write_whole(Path(path), lambda file: np.savez_compressed(file, x=x, y=y))

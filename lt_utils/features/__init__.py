@@ -1,0 +1,62 @@
+"""What a frozen encoder makes of a data set, features to add to it, and classifiers trained on both."""
+
+from lt_utils.features.augmentation import (
+    CONTROLS,
+    MORE_CONTROLS,
+    amounts_to_labels,
+    class_gaussian,
+    index_thirds,
+    ratio_amounts,
+    repeated_real,
+    resampled_real,
+    topup_amounts,
+)
+from lt_utils.features.encoding import Encoded, encode_data, obtain
+from lt_utils.features.retraining import (
+    StandardisedHead,
+    averaged,
+    estimated_again,
+    fit_head,
+    oracle_bound,
+    predict,
+    result_rows,
+    retrain_head,
+    start_linear,
+    test_scores,
+)
+from lt_utils.features.statistics import class_means, class_spread, nearest_distance, shared_covariance
+from lt_utils.features.views import Views, distance_to_test, encode_views, fair_sample, fair_split
+
+__all__ = [
+    "CONTROLS",
+    "MORE_CONTROLS",
+    "Encoded",
+    "StandardisedHead",
+    "Views",
+    "amounts_to_labels",
+    "averaged",
+    "class_gaussian",
+    "class_means",
+    "class_spread",
+    "distance_to_test",
+    "encode_data",
+    "encode_views",
+    "estimated_again",
+    "fair_sample",
+    "fair_split",
+    "fit_head",
+    "index_thirds",
+    "nearest_distance",
+    "obtain",
+    "oracle_bound",
+    "predict",
+    "ratio_amounts",
+    "repeated_real",
+    "resampled_real",
+    "result_rows",
+    "retrain_head",
+    "shared_covariance",
+    "start_linear",
+    "test_scores",
+    "topup_amounts",
+]

@@ -1,0 +1,108 @@
+"""Images become features: what a frozen encoder makes of a data set."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lt_utils import hashing
+from lt_utils.data.datasets import ImageData, data_folder
+from lt_utils.errors import CourseError
+from lt_utils.models.published import load_official_ldmlr
+from lt_utils.models.resnet import ResNet, encode
+from lt_utils.recognition import encoders
+from lt_utils.runs.folder import Run
+from lt_utils.training import checkpoints
+from lt_utils.training.devices import device
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A data set seen through a frozen encoder: features [N, D] >= 0, labels [N] and logits [N, C], training and test.
+
+    `head` is the encoder's own classifier, `counts` the training images of each class. `encoder` and `images`, where
+    they are at hand, are the network and the data set as it expects them (channel order): for other views of the images.
+    """
+
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+    test_logits: Tensor
+    head: nn.Module
+    counts: list[int]
+    encoder: ResNet | None = None
+    images: ImageData | None = None
+
+    @property
+    def dim(self) -> int:
+        """Length D of a feature."""
+        return self.train.shape[1]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes C."""
+        return len(self.counts)
+
+    @property
+    def key(self) -> str:
+        """Eight characters that change with the training features: for the names of checkpoints trained on them, so that
+        a training is never continued on the features of another encoder."""
+        return hashing.data_key(self.train)
+
+
+def encode_data(model: ResNet, data: ImageData) -> Encoded:
+    """Every image of `data` once through `model` in evaluation mode, without augmentation; all stays on its device."""
+    where = next(model.parameters()).device
+    data = data.to(where)
+    train, _ = encode(model, data.train_images)
+    test, logits = encode(model, data.test_images)
+    return Encoded(train, data.train_labels, test, data.test_labels, logits, model.head, data.counts, model, data)
+
+
+def encode_official(path: str | Path, data: ImageData) -> Encoded:
+    """Features of the published LDMLR ResNet-32 in the .npz file `path`, for CIFAR-10 or CIFAR-100 in `data`.
+
+    The published CIFAR-10 encoder saw red and blue swapped in training, so its images are swapped here. Raises CourseError
+    if the images are not RGB, if the file cannot be read, or holds an encoder for another number of classes. A relative
+    path is looked for from the working directory, then from the folder of prepared data sets.
+    """
+    path = path if Path(path).exists() else data_folder() / path
+    if data.channels != 3:
+        raise CourseError(
+            f"The published encoders take RGB images; those of {data.name} have {data.channels} channel: take CIFAR."
+        )
+    model = load_official_ldmlr(path, data.classes).to(device(), memory_format=torch.channels_last)
+    if data.classes == 10:
+        swap = [2, 1, 0]
+        data = replace(data, train_images=data.train_images[:, swap], test_images=data.test_images[:, swap])
+    return encode_data(model, data)
+
+
+def obtain(
+    data: ImageData,
+    seed: int,
+    *,
+    earlier: Run | None = None,
+    official: str = "",
+    checkpoint: str | Path | None = None,
+    epochs: int = 20,
+    depth: int = 8,
+) -> tuple[Encoded, str]:
+    """Features of `data` by the encoder of this seed, and a sentence that says where the encoder came from.
+
+    In this order: the published encoder in the file `official`; the "CE" encoder of this seed in `earlier`, a finished
+    run of notebook 03; else one trained now with cross-entropy and mixup, `epochs` long, kept in `checkpoint`.
+    """
+    if official:
+        return encode_official(official, data), f"published LDMLR encoder {Path(official).name}"
+    stored = None if earlier is None else earlier.path / "checkpoints" / f"encoder-ce-seed{seed}.safetensors"
+    if stored is not None and stored.exists():
+        model, _ = checkpoints.load_model(stored, ResNet, device())
+        return encode_data(model, data), f"encoder of seed {seed} loaded from {earlier.name}"
+    model = encoders.train_encoder(
+        data, "ce-mixup", epochs=epochs, depth=depth, seed=seed, checkpoint=checkpoint, label=f"encoder, seed {seed}"
+    )
+    why = "no run of notebook 03 was found" if earlier is None else f"{earlier.name} holds no CE encoder of this seed"
+    return encode_data(model, data), f"encoder of seed {seed} trained here for {epochs} epochs: {why}"

@@ -1,0 +1,273 @@
+"""Retraining the classifier on real and added features: LDMLR's stage 3, the course's own, and what the result scores."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lt_utils.diffusion.feature_diffusion import Standardiser
+from lt_utils.errors import CourseError, choose
+from lt_utils.features.encoding import Encoded
+from lt_utils.features.views import Views
+from lt_utils.metrics.recognition import accuracy, scores
+from lt_utils.models.heads import CosineHead, LinearHead
+from lt_utils.recognition.losses import label_shift, log_prior
+from lt_utils.training.loop import train
+from lt_utils.training.lr_schedules import cosine
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """A retrained head, and its test accuracy in percent after every epoch: plain and with label shift, [epochs]."""
+
+    head: nn.Module
+    plain: Tensor
+    shifted: Tensor
+
+
+def retrain_head(
+    data: Encoded,
+    added: Tensor,
+    added_labels: Tensor,
+    *,
+    epochs: int = 400,
+    batch: int = 1024,
+    rate: float = 1e-3,
+    decay: float = 1e-5,
+    seed: int = 0,
+) -> Retrained:
+    """LDMLR's stage 3: train a copy of the encoder's head on the real and the added features, the encoder frozen.
+
+    It starts from the trained weights; plain cross-entropy, Adam with a constant rate, no balancing. The head after the
+    last epoch is the result. Test accuracies of every epoch are kept only to show what choosing among them would do.
+
+    Args: data: the real features; added [M, D] with added_labels [M]: what a source made, M >= 0.
+    """
+    features = torch.cat([data.train, added])
+    labels = torch.cat([data.train_labels, added_labels])
+    head = copy.deepcopy(data.head).requires_grad_(True)
+    a_epoch = -(-len(features) // batch)
+    loop = train(
+        head,
+        lambda head, index: F.cross_entropy(head(features[index]), labels[index]),
+        n=len(features),
+        steps=epochs * a_epoch,
+        batch=batch,
+        optimizer=torch.optim.Adam(head.parameters(), rate, weight_decay=decay),
+        seed=seed,
+        precision="fp32",
+    )
+    plain, shifted = [], []
+    for step in loop:
+        if step.step % a_epoch == 0:
+            with torch.no_grad():
+                logits = head(data.test)
+            plain.append(accuracy(logits, data.test_labels))
+            shifted.append(accuracy(label_shift(logits, data.counts), data.test_labels))
+    return Retrained(head.eval(), torch.tensor(plain), torch.tensor(shifted))
+
+
+def test_scores(head: nn.Module, data: Encoded, many: int = 100, few: int = 20) -> dict[str, dict[str, float]]:
+    """Scores of a head on the test features, {"plain": ..., "label shift": ...}, each as `recognition.scores` gives them.
+
+    Label shift uses the original training counts, also after features were added, as LDMLR does.
+    """
+    with torch.no_grad():
+        logits = head(data.test)
+    both = {"plain": logits, "label shift": label_shift(logits, data.counts)}
+    return {test: scores(values, data.test_labels, data.counts, many, few) for test, values in both.items()}
+
+
+test_scores.__test__ = False  # a function to use, not one that pytest should collect
+
+
+def result_rows(retrained: "Retrained | Fitted", encoded: Encoded, /, **columns) -> list[dict]:
+    """Two rows for a record, tested plain and with label shift: the scores of the last epoch and, beside them, the
+    accuracy of the best test epoch, "best_test_epoch" (the paper's protocol: chosen on the test set, for each test).
+
+    retrained: what `retrain_head` returns, or `retraining.fit_head` with watch > 0.
+    """
+    best = {"plain": max(retrained.plain), "label shift": max(retrained.shifted)}
+    return [
+        {**columns, "test": test, **values, "best_test_epoch": round(float(best[test]), 2)}
+        for test, values in test_scores(retrained.head, encoded).items()
+    ]
+
+
+class StandardisedHead(nn.Module):
+    """A head behind a fixed scale: features [B, D], each dimension with mean 0 and standard deviation 1, to logits."""
+
+    def __init__(self, scale: Standardiser, head: nn.Module) -> None:
+        super().__init__()
+        self.register_buffer("mean", scale.mean)
+        self.register_buffer("std", scale.std)
+        self.head = head
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.head((features - self.mean) / self.std)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted head, and its test accuracy in percent along the way: steps [S], plain [S], shifted [S]."""
+
+    head: nn.Module
+    steps: list[int]
+    plain: list[float]
+    shifted: list[float]
+
+
+def start_linear(head: nn.Linear, scale: Standardiser, minus_log_prior: Tensor | float = 0.0) -> LinearHead:
+    """The head on standardised features that gives the logits of `head` on plain ones, minus `minus_log_prior` [C]."""
+    if not isinstance(head, nn.Linear):
+        raise CourseError(f"A {type(head).__name__} cannot be the start of a linear head: choose head='cosine'.")
+    start = LinearHead(head.in_features, head.out_features).to(head.weight.device)
+    with torch.no_grad():
+        start.weight.copy_(head.weight * scale.std)
+        start.bias.copy_(head.bias + head.weight @ scale.mean - minus_log_prior)
+    return start
+
+
+def fit_head(
+    views: Views,
+    encoded: Encoded,
+    *,
+    added: tuple[Tensor, Tensor] | None = None,
+    kind: str = "linear",
+    tau: float = 1.0,
+    start_tau: float | None = None,
+    mixup: float = 0.0,
+    anchor: float = 0.0,
+    steps: int = 1500,
+    batch: int = 1024,
+    rate: float = 3e-3,
+    seed: int = 0,
+    watch: int = 0,
+) -> Fitted:
+    """Fit a head on views of the training images and, if given, on added features; the encoder stays frozen.
+
+    Loss: cross-entropy of logits + tau log(n_c / N) (Menon et al. 2021). The logits are then balanced: test them as they
+    are. A step draws from all N images and M added features alike; of an image one of its views, at random.
+
+    Args:
+        added: features [M, D] and labels [M] of a source. If they balance the classes (top-up), use tau = 0.
+        kind: "linear", which starts from the encoder's own head (with tau = 1 from label shift), or "cosine", which
+            starts at random with scale 16.
+        start_tau: where a linear head starts, if not at `tau`: 0 the encoder's own head, 1 label shift.
+        mixup: alpha of Beta(alpha, alpha) for mixing the features of a batch, labels and all; 0: none.
+        anchor: weight of the squared distance to the start, summed over all weights (kind "linear").
+        watch: note the test accuracy every so many steps, to show what choosing a step on the test set would do; 0: never.
+
+    Adam with a cosine rate; every draw depends on `seed`. The head after the last step is the result.
+    """
+    choose("kind of head", kind, ("linear", "cosine"))
+    classes, n, rounds = encoded.classes, len(views.labels), len(views.features)
+    added_features, added_labels = added if added is not None else (views.features[0, :0], views.labels[:0])
+    # All that a step can draw, in one row: every view of image 0 .. N-1, view after view, then the added features.
+    pool = torch.cat([views.features.flatten(0, 1), added_features])
+    first = torch.cat([views.labels.repeat(rounds), added_labels])
+    second = torch.cat([views.partner_labels.flatten(), added_labels])
+    part_of_first = torch.cat([views.share.flatten(), torch.ones_like(added_labels, dtype=views.share.dtype)])
+    scale = Standardiser.fit(pool)
+    prior = log_prior(encoded.counts, views.features.device)
+    torch.manual_seed(seed)
+    if kind == "linear":
+        inner = start_linear(encoded.head, scale, (tau if start_tau is None else start_tau) * prior)
+    else:
+        inner = CosineHead(encoded.dim, classes).to(views.features.device)
+    head = StandardisedHead(scale, inner)
+    start = [parameter.detach().clone() for parameter in head.parameters()] if anchor else []
+
+    def loss(head: nn.Module, index: Tensor) -> Tensor:
+        view = torch.randint(rounds, index.shape, device=index.device)
+        place = torch.where(index < n, view * n + index, index + (rounds - 1) * n)
+        features, labels, partner, share = (values[place] for values in (pool, first, second, part_of_first))
+        goal = share[:, None] * F.one_hot(labels, classes) + (1 - share[:, None]) * F.one_hot(partner, classes)
+        if mixup:
+            weight = torch.distributions.Beta(mixup, mixup).sample(index.shape).to(features.device)[:, None]
+            fellow = torch.randperm(len(index), device=features.device)
+            features, goal = (torch.lerp(part[fellow], part, weight) for part in (features, goal))
+        value = F.cross_entropy(head(features) + tau * prior, goal)
+        for now, then in zip(head.parameters(), start, strict=False):
+            value = value + anchor * (now - then).square().sum()
+        return value
+
+    loop = train(
+        head,
+        loss,
+        n=n + len(added_labels),
+        steps=steps,
+        batch=batch,
+        optimizer=torch.optim.Adam(head.parameters(), rate),
+        lr=cosine,
+        seed=seed,
+        precision="fp32",
+    )
+    seen: tuple[list, list, list] = ([], [], [])
+    for step in loop:
+        if watch and (step.step % watch == 0 or step.step == steps):
+            with torch.no_grad():
+                logits = head(encoded.test)
+            both = (logits, label_shift(logits, encoded.counts))
+            for values, value in zip(seen, (step.step, *(accuracy(z, encoded.test_labels) for z in both)), strict=True):
+                values.append(value)
+    return Fitted(head.eval(), *seen)
+
+
+def averaged(*logits: Tensor) -> Tensor:
+    """The mean of several predictions [N, C], as log-probabilities: an ensemble, or the views of test-time augmentation."""
+    return torch.stack([z.log_softmax(dim=1) for z in logits]).mean(0)
+
+
+@torch.no_grad()
+def predict(head: nn.Module, *test: Tensor) -> Tensor:
+    """Log-probabilities [N, C] of a head on test features [N, D]; of several (images and mirrored images) their mean."""
+    return averaged(*(head(features) for features in test))
+
+
+def estimated_again(model: nn.Module, batches: Sequence[Tensor]) -> nn.Module:
+    """A copy of an encoder whose batch-norm statistics are those of `batches` (images in 0..1), each batch weighing alike.
+
+    An encoder trained with mixup stores the statistics of mixed images, but is tested on clean ones. No label is used.
+    """
+    model = copy.deepcopy(model)
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # torch: the plain average of all batches
+    model.train()
+    with torch.no_grad():
+        for images in batches:
+            model(images)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    return model.eval()
+
+
+def oracle_bound(encoded: Encoded, seed: int = 0, anchor: float = 0.01, steps: int = 1500) -> float:
+    """Test accuracy in percent of a linear head that was fitted on the other half of the labelled TEST features.
+
+    Not a method: a reference for what a linear head on these features reaches with some thousand balanced labelled ones; another
+    `anchor` may find a little more. Both halves take their turn; the head starts from label shift and is held to it.
+    """
+    order = torch.randperm(len(encoded.test), generator=torch.Generator().manual_seed(seed)).to(encoded.test.device)
+    right = 0.0
+    halves = order.tensor_split(2)
+    shifted = copy.deepcopy(encoded.head)
+    with torch.no_grad():
+        shifted.bias -= log_prior(encoded.counts, encoded.test.device)
+    for mine, other in (halves, halves[::-1]):
+        labels = encoded.test_labels[mine]
+        one = torch.ones(1, len(mine), device=labels.device)
+        views = Views(encoded.test[mine][None], labels, labels[None], one)
+        held = dict(
+            test=encoded.test[other], test_labels=encoded.test_labels[other], test_logits=encoded.test_logits[other]
+        )
+        data = replace(encoded, **held, head=shifted)
+        fitted = fit_head(views, data, tau=0.0, anchor=anchor, steps=steps, seed=seed)
+        right += accuracy(predict(fitted.head, data.test), data.test_labels) / 2
+    return right

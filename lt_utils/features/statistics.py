@@ -1,0 +1,49 @@
+"""Statistics of features: mean and spread of each class, distances, covariance."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+# ---------------------------------------------------------------------------------------------------------- statistics
+def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Mean feature of each class, [C, D]; nan for a class without a feature."""
+    total = features.new_zeros(classes, features.shape[1]).index_add_(0, labels, features)
+    return total / torch.bincount(labels, minlength=classes)[:, None]
+
+
+def class_spread(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Root-mean-square distance of the features [N, D] of each class to their class mean, [C]."""
+    means = class_means(features, labels, classes)
+    squared = (features - means[labels]).square().sum(1)
+    total = squared.new_zeros(classes).index_add_(0, labels, squared)
+    return (total / torch.bincount(labels, minlength=classes)).sqrt()
+
+
+def relative_length(means: Tensor, reference: Tensor) -> Tensor:
+    """How far each class mean reaches in the direction of its reference mean; both [C, D], result [C], 1 when equal.
+
+    Both are centred by the average of the reference means, m_c = mean_c - centre: <m_c, r_c> / |r_c|^2.
+    """
+    centre = reference.mean(0)
+    means, reference = means - centre, reference - centre
+    return (means * reference).sum(1) / reference.square().sum(1)
+
+
+def nearest_distance(features: Tensor, others: Tensor, *, same: bool = False) -> Tensor:
+    """Distance [N] from each of features [N, D] to the nearest of `others` [M, D].
+
+    same: the two sets are one and the same, so a feature is not its own neighbour.
+    """
+    # The default of cdist loses digits where the distance is small, and small distances are the point here.
+    distance = torch.cdist(features, others, compute_mode="donot_use_mm_for_euclid_dist")
+    if same:
+        distance.fill_diagonal_(math.inf)
+    return distance.amin(1)
+
+
+def shared_covariance(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Covariance [D, D] of features [N, D] around their class means, all classes together."""
+    centred = features - class_means(features, labels, classes)[labels]
+    return centred.T @ centred / max(1, len(features) - classes)

@@ -1,0 +1,214 @@
+"""Views: several random versions of every training image, seen through a frozen encoder.
+
+An encoder that was trained long enough knows its training images by heart; their features are then unlike those of new
+images. Views that the encoder has not seen in training come closer, and this module measures how much closer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lt_utils.data.augmentation import random_crop_flip, strong_view, unit
+from lt_utils.errors import CourseError, choose
+from lt_utils.features.encoding import Encoded
+from lt_utils.features.statistics import class_means, class_spread, relative_length
+from lt_utils.models.resnet import ResNet
+from lt_utils.training import checkpoints
+from lt_utils.training.devices import autocast
+
+KINDS = ("clean", "weak", "strong", "mixed")
+
+
+@dataclass(frozen=True)
+class Views:
+    """K views of N training images: features [K, N, D], labels [N], and for mixed images the partner's label and share.
+
+    partner_labels [K, N] and share [K, N] in 0..1 say that view k of image i is share * image i + (1 - share) * another
+    one. For views that are not mixed, share is 1 and the partner is the image itself.
+    """
+
+    features: Tensor
+    labels: Tensor
+    partner_labels: Tensor
+    share: Tensor
+
+    @property
+    def flat(self) -> tuple[Tensor, Tensor]:
+        """All views as one set: features [K N, D] and labels [K N]. CourseError for mixed views: they have two labels."""
+        if (self.share < 1).any():
+            raise CourseError("Mixed views belong to two classes each: use clean, weak or strong views here.")
+        return self.features.flatten(0, 1), self.labels.repeat(len(self.features))
+
+
+def join(*sets: Views) -> Views:
+    """Several sets of views of the same images as one, [K1 + K2 + ..., N, D]. CourseError if the images differ."""
+    if any(not torch.equal(one.labels, sets[0].labels) for one in sets):
+        raise CourseError("Only views of the same images, in the same order, can be joined.")
+    parts = ([getattr(one, name) for one in sets] for name in ("features", "partner_labels", "share"))
+    features, partners, share = (torch.cat(part) for part in parts)
+    return Views(features, sets[0].labels, partners, share)
+
+
+@torch.no_grad()
+def encode_fast(model: ResNet, images: Tensor, batch: int = 128) -> Tensor:
+    """Features [N, D], float32, of images [N, channels, H, W] (uint8, or floats in 0..1), in evaluation mode.
+
+    In mixed precision where that is fast: the features differ from `resnet.encode` by under one percent, which is far
+    less than two views of an image differ.
+    """
+    model.eval()
+    where = model.conv1.weight.device
+    parts = []
+    for part in images.split(batch):
+        x = unit(part.to(where)) if part.dtype == torch.uint8 else part.to(where)
+        with autocast(where):
+            parts.append(model.features(x).float())
+    return torch.cat(parts)
+
+
+def encode_views(encoded: Encoded, kind: str, count: int, seed: int = 0, path: str | Path | None = None) -> Views:
+    """`count` random views of every training image, through the encoder that made `encoded`.
+
+    Args:
+        kind: "clean" (the image itself; one view is enough), "weak" (crop and flip, as in training), "strong"
+            (`augmentation.strong_view`) or "mixed" (two weak views as mixup shows them, share ~ Beta(1/2, 1/2) for each image).
+        count: views per image, at least 1.
+        seed: decides all views; view k depends on (seed, kind, k) alone.
+        path: a file to keep them in; if it is there already, and of this encoder and these views, it is read.
+
+    Raises CourseError for an unknown kind, a count below 1, or features whose encoder is not at hand.
+    """
+    choose("kind of view", kind, KINDS)
+    if count < 1:
+        raise CourseError(f"At least one view of every image is needed, not {count}.")
+    _check_encoder(encoded)
+    facts = {"views": kind, "count": count, "seed": seed, "key": encoded.key}
+    if path is not None and Path(path).exists():
+        tensors, stored = checkpoints.load(path)
+        if {name: stored.get(name) for name in facts} == facts:
+            return Views(**{name: tensor.to(encoded.train.device) for name, tensor in tensors.items()})
+    images, labels = encoded.images.train_images, encoded.train_labels
+    rounds = []
+    with torch.random.fork_rng():
+        for k in range(count):
+            torch.manual_seed(seed * 1_000_003 + 101 * k + KINDS.index(kind))
+            rounds.append(_one_view(encoded.encoder, images, labels, kind))
+    views = Views(torch.stack([r[0] for r in rounds]), labels, *(torch.stack([r[i] for r in rounds]) for i in (1, 2)))
+    if path is not None:
+        checkpoints.save(path, vars(views), facts)
+    return views
+
+
+def _check_encoder(encoded: Encoded) -> None:
+    if encoded.encoder is None or encoded.images is None:
+        raise CourseError("These features came without their encoder: make them with features.obtain or encode_data.")
+
+
+def _one_view(model: ResNet, images: Tensor, labels: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Features [N, D] of one view of every image, the label of its partner [N] and its own share [N]."""
+    share, pad = torch.ones(len(images), device=labels.device), images.shape[-1] // 8
+    if kind == "clean":
+        return encode_fast(model, images), labels, share
+    change = strong_view if kind == "strong" else random_crop_flip
+    views = torch.cat([change(part, pad) for part in images.split(512)])
+    if kind != "mixed":
+        return encode_fast(model, views), labels, share
+    share = torch.distributions.Beta(0.5, 0.5).sample((len(images),)).to(labels.device)
+    partner = torch.randperm(len(images)).to(labels.device)
+    weight = share.view(-1, 1, 1, 1).to(images.device)
+    parts = []
+    for at in torch.arange(len(images), device=images.device).split(512):
+        mixed = torch.lerp(unit(views[partner.to(images.device)[at]]), unit(views[at]), weight[at])
+        parts.append(encode_fast(model, mixed))
+    return torch.cat(parts), labels[partner], share
+
+
+def seen_by(model: ResNet, encoded: Encoded) -> Encoded:
+    """The same images through another encoder with the same head, such as one with batch-norm statistics estimated anew."""
+    if encoded.images is None:
+        raise CourseError("These features came without their images: make them with features.obtain or encode_data.")
+    train, test = (encode_fast(model, part) for part in (encoded.images.train_images, encoded.images.test_images))
+    with torch.no_grad():
+        return replace(encoded, train=train, test=test, test_logits=encoded.head(test), encoder=model)
+
+
+def mirrored_test(encoded: Encoded) -> Tensor:
+    """Features [N, D] of the test images, each mirrored left to right: the second half of flip test-time augmentation."""
+    _check_encoder(encoded)
+    return encode_fast(encoded.encoder, encoded.images.test_images.flip(3))
+
+
+def distance_to_test(features: Tensor, labels: Tensor, encoded: Encoded) -> dict[str, Tensor]:
+    """What lies between features [N, D] with labels [N] (of training, or drawn) and the test features: three measures, [C].
+
+    What the noise of small classes does to them, where there is no difference at all, is told by `fair_sample`.
+
+    "direction": cosine of the two class means, both centred by the average of the class means of `features`.
+    "length": how far the test mean reaches in the direction of the mean of `features`; 1 when equal, below 1 when these
+        are too long.
+    "spread": root-mean-square distance to the class mean, test / features; above 1 when these are too tight.
+
+    Raises CourseError if a class has none of `features`: the average of all class means would not be a number.
+    """
+    classes = encoded.classes
+    if absent := (torch.bincount(labels, minlength=classes) == 0).nonzero().flatten().tolist():
+        raise CourseError(
+            f"Class {absent[0]} has no feature to compare with the test features: give at least one of each."
+        )
+    train = class_means(features, labels, classes)
+    test = class_means(encoded.test, encoded.test_labels, classes)
+    centre = train.mean(0)
+    spread = class_spread(encoded.test, encoded.test_labels, classes) / class_spread(features, labels, classes)
+    return {
+        "direction": torch.nn.functional.cosine_similarity(train - centre, test - centre),
+        "length": relative_length(test, train),
+        "spread": spread,
+    }
+
+
+def fair_split(encoded: Encoded, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Indices of test images: a random sample with as many of each class as training has, at most half, and all others.
+
+    The sample is what training features would be without any fault: features of images that the encoder has not seen.
+    Raises CourseError for a class with fewer than two test images.
+    """
+    generator, labels = torch.Generator().manual_seed(seed), encoded.test_labels.cpu()
+    sample, others = [], []
+    for c, n in enumerate(encoded.counts):
+        members = (labels == c).nonzero()[:, 0]
+        if len(members) < 2:
+            raise CourseError(
+                f"Class {c} has fewer than two test images, too few for a sample and others: leave it out."
+            )
+        order = members[torch.randperm(len(members), generator=generator)]
+        cut = min(n, len(members) // 2)
+        sample.append(order[:cut])
+        others.append(order[cut:])
+    return torch.cat(sample).to(encoded.test.device), torch.cat(others).to(encoded.test.device)
+
+
+def fair_sample(
+    encoded: Encoded, groups: dict[str, Sequence[int]], draws: int = 20, seed: int = 0
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """[measure][group]: mean and standard deviation, over `draws`, of `distance_to_test` between the parts of `fair_split`.
+
+    A handful of features has a noisy mean and lies close around it, so a small class never measures 1, however fair.
+    """
+    found: dict[str, list[Tensor]] = {}
+    for k in range(draws):
+        sample, others = fair_split(encoded, seed * 1_000_003 + k)
+        rest = replace(encoded, test=encoded.test[others], test_labels=encoded.test_labels[others])
+        for measure, values in distance_to_test(encoded.test[sample], encoded.test_labels[sample], rest).items():
+            found.setdefault(measure, []).append(
+                torch.stack([values[list(members)].mean() for members in groups.values()])
+            )
+    return {
+        measure: {
+            group: (float(column.mean()), float(column.std()))
+            for group, column in zip(groups, torch.stack(values).unbind(1), strict=True)
+        }
+        for measure, values in found.items()
+    }

@@ -1,0 +1,24 @@
+"""Hashes of tensors and networks: they tell one from another, on every device alike."""
+
+import hashlib
+
+import torch
+from torch import nn
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 (hex) of a model's weights, their names and shapes: the same on every device, different after any change."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {plain.dtype} {list(plain.shape)} ".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def data_key(*tensors: torch.Tensor) -> str:
+    """Eight characters that change with the data: so that a training is never continued on other data by mistake."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.cpu().contiguous().numpy())
+    return digest.hexdigest()[:8]

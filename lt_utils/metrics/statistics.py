@@ -1,0 +1,61 @@
+"""Statistics over seeds and test images: mean, deviation, standard error, paired differences."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lt_utils.errors import CourseError
+
+
+def to_float64(values: Tensor) -> Tensor:
+    """`values` in float64; on the CPU where the device has no float64 (Apple's MPS)."""
+    return values.cpu().double() if values.device.type == "mps" else values.double()
+
+
+def mean_std(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation (n - 1 in the denominator) over seeds; the deviation of a single value is nan."""
+    values = torch.as_tensor(list(values), dtype=torch.float64)
+    return values.mean().item(), values.std().item() if len(values) > 1 else float("nan")
+
+
+def mean_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and its standard error, std / sqrt(n), for example of differences between two methods that share their seeds.
+
+    The error of a single value is nan.
+    """
+    mean, std = mean_std(values)
+    return mean, std / len(values) ** 0.5
+
+
+def paired_difference(first: Tensor, second: Tensor) -> tuple[float, float, float]:
+    """Mean difference of two methods in points, and its two standard errors: over the seeds, and over the test images.
+
+    first, second: what each got right, [seeds, images], 0 or 1, with the same seeds and images. All seeds share the images,
+    so more seeds do not make the second error smaller. The first is nan for a single seed.
+    """
+    d = 100 * (to_float64(first) - to_float64(second))
+    mean, error = mean_error(d.mean(1).tolist())
+    return mean, error, (d.mean(0).std() / d.shape[1] ** 0.5).item()
+
+
+def tell(values: Sequence[float], unit: str = "%") -> str:
+    """ "79.1 ± 0.4 % (3 seeds)", or "79.1 % (one run)" for a single value."""
+    mean, std = mean_std(values)
+    return (
+        f"{mean:.1f} {unit} (one run)" if len(values) == 1 else f"{mean:.1f} ± {std:.1f} {unit} ({len(values)} seeds)"
+    )
+
+
+# 97.5 % quantile of Student's t distribution with n - 1 degrees of freedom, n = 2, 3, ...
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
+def student(n: int) -> float:
+    """How many standard errors a 95 % interval of the mean reaches to each side, for n seeds with normal spread.
+
+    4.30 for three seeds. Beyond ten seeds it is rounded up to the value for ten. Raises CourseError for one seed.
+    """
+    if n < 2:
+        raise CourseError("One run has no spread and so no interval: measure at least two seeds.")
+    return STUDENT[min(n, len(STUDENT) + 1) - 2]

@@ -1,0 +1,40 @@
+"""Networks. Each has a `config`, the arguments it was built with; denoisers also `no_label`, the label for none."""
+
+from lt_utils.models.feature_denoisers import FeatureUNet, ResidualMLP
+from lt_utils.models.heads import CosineHead, LinearHead, WCDASHead, build_head
+from lt_utils.models.inception import Inception
+from lt_utils.models.published import load_official_ldmlr
+from lt_utils.models.resnet import Block, ResNet, channel_statistics, encode
+from lt_utils.models.unet import (
+    Condition,
+    GroupNorm,
+    ResidualBlock,
+    SelfAttention,
+    UNet,
+    parameter_counts,
+    published_unet,
+    sinusoid,
+)
+
+__all__ = [
+    "Block",
+    "Condition",
+    "CosineHead",
+    "FeatureUNet",
+    "GroupNorm",
+    "Inception",
+    "LinearHead",
+    "ResNet",
+    "ResidualBlock",
+    "ResidualMLP",
+    "SelfAttention",
+    "UNet",
+    "WCDASHead",
+    "build_head",
+    "channel_statistics",
+    "encode",
+    "load_official_ldmlr",
+    "parameter_counts",
+    "published_unet",
+    "sinusoid",
+]

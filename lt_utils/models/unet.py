@@ -1,0 +1,272 @@
+"""Denoisers: networks (x_t, t, y) -> output of the shape of x_t. A U-Net for images, a residual MLP for features.
+
+Both take the step t [B] in 0 .. T-1 and the label y [B] in 0 .. C; y = C (`denoiser.no_label`) means "no label": nothing
+is added to the time embedding then, so one network serves with and without a label.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lt_utils.errors import CourseError, choose
+
+
+def sinusoid(t: Tensor, dim: int) -> Tensor:
+    """Sinusoidal embedding [B, dim] of steps t [B]: sine and cosine, interleaved, frequencies from 1 to 1/10000."""
+    frequency = torch.exp(-math.log(10_000) * torch.arange(0, dim, 2, device=t.device) / dim)
+    angle = t[:, None].float() * frequency
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
+
+
+class Condition(nn.Module):
+    """MLP(sinusoid(t)) + label embedding: the vector [B, out] that tells every block the step and the class.
+
+    augmentation: how many numbers tell how an image was augmented (0 = none); a map without bias adds them, so that
+    zeros, or None, add exactly nothing. CourseError for an odd dim, the width of a denoiser.
+    """
+
+    def __init__(self, dim: int, out: int, classes: int, augmentation: int = 0) -> None:
+        super().__init__()
+        if dim % 2:
+            raise CourseError(
+                f"The width of a denoiser must be an even number, for pairs of sine and cosine, not {dim}."
+            )
+        self.dim = dim
+        self.mlp = nn.Sequential(nn.Linear(dim, out), nn.SiLU(), nn.Linear(out, out))
+        # One row per class; the row of "no label" is left out of the parameters and is zero (see forward).
+        self.label = nn.Embedding(classes, out) if classes else None
+        self.augmentation = nn.Linear(augmentation, out, bias=False) if augmentation else None
+
+    def forward(self, t: Tensor, y: Tensor, augmentation: Tensor | None = None) -> Tensor:
+        embedding = self.mlp(sinusoid(t, self.dim))
+        if augmentation is not None and self.augmentation is not None:
+            embedding = embedding + self.augmentation(augmentation)
+        if self.label is None:
+            return embedding
+        known = (y < self.label.num_embeddings)[:, None]
+        return embedding + self.label(y.clamp(max=self.label.num_embeddings - 1)) * known
+
+
+# -------------------------------------------------------------------------------------------------------------- images
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation in float32 (exact, and on CPUs far faster than in bfloat16): 32 groups, of 4 channels or more.
+
+    A group of one channel would subtract whatever the condition added to that channel, and with it the step and the
+    label. DDPM's network has 128 channels or more, where 32 groups are safe; narrow networks need fewer.
+    groups: exactly so many groups, whatever their size.
+    """
+
+    def __init__(self, channels: int, groups: int | None = None) -> None:
+        super().__init__(groups or math.gcd(32, max(1, channels // 4), channels), channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float()).to(x.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Single-head attention over all positions, added to its input [B, C, H, W]."""
+
+    def __init__(self, channels: int, groups: int | None = None) -> None:
+        super().__init__()
+        self.norm = GroupNorm(channels, groups)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # [B, 1 head, H W, C]: without the dimension of heads a GPU does not take its fused kernels.
+        query, key, value = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=3)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return x + self.out(mixed.transpose(2, 3).reshape(x.shape))
+
+
+class ResidualBlock(nn.Module):
+    """norm, SiLU, conv, plus the condition; norm, SiLU, dropout, conv, plus a shortcut; attention after it if asked."""
+
+    def __init__(
+        self, inputs: int, outputs: int, condition: int, attention: bool, dropout: float, groups: int | None = None
+    ) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = GroupNorm(inputs, groups), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.condition = nn.Linear(condition, outputs)
+        self.norm2, self.conv2 = GroupNorm(outputs, groups), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.dropout = nn.Dropout(dropout)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.attention = SelfAttention(outputs, groups) if attention else nn.Identity()
+        # The block starts as (almost) its shortcut: a deep stack of such blocks is easy to train.
+        nn.init.normal_(self.conv2.weight, std=1e-5)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        out = self.conv1(F.silu(self.norm1(x))) + self.condition(F.silu(condition))[:, :, None, None]
+        out = self.conv2(self.dropout(F.silu(self.norm2(out))))
+        return self.attention(out + self.shortcut(x))
+
+
+class UNet(nn.Module):
+    """U-Net of DDPM (Ho et al. 2020) with a label embedding, as class-balancing diffusion (CBDM) uses it.
+
+    Args:
+        channels: channels of the images [B, channels, H, W]; H and W divisible by 2^(levels - 1).
+        classes: number of classes C; 0 for an unconditional network.
+        width: channels at full resolution. mults: channels of each level, as multiples of width.
+        attention: the levels (0 = full resolution) with attention; the middle block always has it.
+        blocks: residual blocks per level on the way down. dropout: probability in each residual block.
+        augmentation: numbers that tell how an image was augmented, 9 with `edm_augment`; 0 for a network without.
+        groups: groups of every normalisation; default: 32, of four channels or more.
+
+    width 128, mults (1, 2, 2, 2), attention (1,), blocks 2 is the CIFAR network of DDPM: 35.8 million parameters.
+    `published_unet` builds it as class-balancing diffusion does, initial weights included.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        width: int = 32,
+        mults: tuple[int, ...] = (1, 2, 2),
+        attention: tuple[int, ...] = (1,),
+        blocks: int = 2,
+        dropout: float = 0.0,
+        augmentation: int = 0,
+        groups: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = dict(
+            channels=channels,
+            classes=classes,
+            width=width,
+            mults=list(mults),
+            attention=list(attention),
+            blocks=blocks,
+            dropout=dropout,
+            augmentation=augmentation,
+            groups=groups,
+        )
+        self.no_label, self.levels = classes, len(mults)
+        condition = 4 * width
+        self.condition = Condition(width, condition, classes, augmentation)
+        self.stem = nn.Conv2d(channels, width, 3, padding=1)
+
+        def block(inputs: int, outputs: int, level: int) -> ResidualBlock:
+            return ResidualBlock(inputs, outputs, condition, level in attention, dropout, groups)
+
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        now, skips = width, [width]
+        for level, mult in enumerate(mults):
+            for _ in range(blocks):
+                self.down.append(block(now, mult * width, level))
+                now = mult * width
+                skips.append(now)
+            if level < self.levels - 1:
+                self.down.append(nn.Conv2d(now, now, 3, stride=2, padding=1))
+                skips.append(now)
+        self.middle = nn.ModuleList(
+            [ResidualBlock(now, now, condition, attends, dropout, groups) for attends in (True, False)]
+        )
+        for level, mult in reversed(list(enumerate(mults))):
+            for _ in range(blocks + 1):
+                self.up.append(block(now + skips.pop(), mult * width, level))
+                now = mult * width
+            if level:
+                self.up.append(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(now, now, 3, padding=1)))
+        self.norm, self.out = GroupNorm(now, groups), nn.Conv2d(now, channels, 3, padding=1)
+        nn.init.normal_(self.out.weight, std=1e-5)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor, augmentation: Tensor | None = None) -> Tensor:
+        """Output [B, channels, H, W] for x_t [B, channels, H, W], steps t [B] and labels y [B] (C = no label).
+
+        augmentation [B, 9]: how each image was augmented; None, as in sampling, is "not at all".
+        """
+        if x.shape[-1] % 2 ** (self.levels - 1) or x.shape[-2] % 2 ** (self.levels - 1):
+            raise CourseError(
+                f"A U-Net with {self.levels} levels halves the image {self.levels - 1} times: "
+                f"{x.shape[-2]} x {x.shape[-1]} pixels cannot be halved so often; use fewer entries in mults."
+            )
+        condition = self.condition(t, y, augmentation)
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        skips = [x]
+        for layer in self.down:
+            x = layer(x, condition) if isinstance(layer, ResidualBlock) else layer(x)
+            skips.append(x)
+        for layer in self.middle:
+            x = layer(x, condition)
+        for layer in self.up:
+            x = layer(torch.cat([x, skips.pop()], dim=1), condition) if isinstance(layer, ResidualBlock) else layer(x)
+        # The last layer in float32: it is small, and few output channels make bfloat16 convolutions slow on CPUs.
+        with torch.autocast(x.device.type, enabled=False):
+            return self.out(F.silu(self.norm(x.float())))
+
+
+SIZES = {
+    "full": dict(width=128, mults=(1, 2, 2, 2), attention=(1,), blocks=2),
+    "mid": dict(width=64, mults=(1, 2, 2, 2), attention=(1,), blocks=2),
+    "small": dict(width=32, mults=(1, 2, 2), attention=(1,), blocks=2),
+}
+AUGMENTATION = 9  # numbers that describe an EDM augmentation (lt_utils.data.edm_augmentation)
+
+
+def published_unet(
+    classes: int,
+    size: str = "full",
+    *,
+    channels: int = 3,
+    dropout: float = 0.1,
+    augmentation: bool = False,
+    attention_defect: bool = False,
+    groups_defect: bool = False,
+) -> UNet:
+    """The U-Net of CBDM for images of 32 x 32 pixels ("small": any size divisible by 4); classes = 0: unconditional.
+
+    Args:
+        size: "full" (35.9 million parameters), "mid" (9.0) or "small" (1.7).
+        augmentation: also take the 9 numbers of `edm_augment`.
+        attention_defect: True starts the attention's output as the original program does. It was meant to start near
+            zero, like the other residual branches (gain 1e-5), but the block that holds it initialises it again (gain 1).
+        groups_defect: True normalises in 32 groups at every width, as the original does. That is the same for "full",
+            but with 32 channels each group is one channel, and what step and label add to it is subtracted again.
+
+    Raises CourseError for an unknown size.
+    """
+    options = SIZES[choose("U-Net size", size, SIZES)]
+    model = UNet(
+        channels,
+        classes,
+        **options,
+        dropout=dropout,
+        augmentation=AUGMENTATION if augmentation else 0,
+        groups=32 if groups_defect else None,
+    )
+    return xavier_start(model, 1.0 if attention_defect else 1e-5)
+
+
+def xavier_start(model: UNet, attention_gain: float = 1e-5) -> UNet:
+    """Draw the initial weights of CBDM into `model`: Xavier-uniform and zero biases, the ends of branches almost zero.
+
+    Almost zero (gain 1e-5) are the second convolution of every residual block, the last layer, and what attention adds.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in model.modules():
+        if isinstance(module, ResidualBlock):
+            nn.init.xavier_uniform_(module.conv2.weight, gain=1e-5)
+        elif isinstance(module, SelfAttention):
+            # Query, key and value are three matrices [C, C] stored as one; each has the bound of its own shape.
+            bound = math.sqrt(6 / (2 * module.qkv.in_channels))
+            nn.init.uniform_(module.qkv.weight, -bound, bound)
+            nn.init.xavier_uniform_(module.out.weight, gain=attention_gain)
+    nn.init.xavier_uniform_(model.out.weight, gain=1e-5)
+    return model
+
+
+def parameter_counts(model: UNet, steps: int = 1000) -> tuple[int, int]:
+    """(all, trained) parameters. The original counts its frozen table of `steps` x width time embeddings among all.
+
+    We compute that table where it is needed instead of storing it (`unet.sinusoid`).
+    """
+    trained = sum(weight.numel() for weight in model.parameters())
+    return trained + steps * model.config["width"], trained

@@ -1,0 +1,90 @@
+"""The second of two stages: a frozen encoder whose head is trained on class-balanced batches."""
+
+import copy
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lt_utils.data.datasets import ImageData
+from lt_utils.hashing import fingerprint
+from lt_utils.models.resnet import ResNet
+from lt_utils.progress import track
+from lt_utils.recognition.encoders import encoder_loss
+from lt_utils.training.devices import device
+from lt_utils.training.loop import step_now, train
+from lt_utils.training.lr_schedules import cosine
+
+# Keywords of `finetune_head`: the second stage of WCDAS.
+HEAD_RECIPE: dict = dict(epochs=30, batch=256, rate=0.005, decay=1e-4, augment="autoaugment")
+
+
+def class_aware_order(labels: Tensor, total: int, per_class: int = 4, seed: int = 0) -> Tensor:
+    """Indices [total] in which every class comes equally often (class-aware sampling, Shen et al. 2016).
+
+    Each round visits all classes in a new random order and takes `per_class` images of each. A class goes through all
+    its images, in random order, before one of them comes again.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    labels = labels.cpu()
+    present = labels.unique()
+    rounds = math.ceil(total / (per_class * len(present)))
+    picked = []
+    for c in present:
+        members = (labels == c).nonzero()[:, 0]
+        times = math.ceil(rounds * per_class / len(members))
+        order = torch.rand(times, len(members), generator=generator).argsort(1)
+        picked.append(members[order].flatten()[: rounds * per_class].view(rounds, per_class))
+    visits = torch.rand(rounds, len(present), generator=generator).argsort(1)
+    by_round = torch.stack(picked, 1)  # [rounds, classes, per_class]
+    return by_round.gather(1, visits[:, :, None].expand_as(by_round)).flatten()[:total]
+
+
+def finetune_head(
+    model: ResNet,
+    data: ImageData,
+    *,
+    epochs: int = 30,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    batch: int = 256,
+    rate: float = 0.005,
+    decay: float = 1e-4,
+    augment: str = "autoaugment",
+    drifting_bn: bool = False,
+    label: str = "",
+) -> ResNet:
+    """The second stage of WCDAS: a copy of `model` whose head is trained on class-balanced batches, the rest frozen.
+
+    SGD with momentum 0.9, a cosine from `rate` to 0, floor(N / batch) steps an epoch, 4 images of each class in turn.
+    drifting_bn: batch normalisation in training mode, as in the published program. Its statistics then change although
+    the network is called frozen. CourseError for an unknown augmentation, and for a checkpoint of another `model` or data.
+    """
+    data = data.to(device())
+    before = fingerprint(model)  # the checkpoint holds the frozen part, too: it must not bring back another one
+    model = copy.deepcopy(model).to(device()).requires_grad_(False)
+    model.head.requires_grad_(True)
+    in_epoch = max(1, len(data.train_labels) // batch)
+    order = class_aware_order(data.train_labels, epochs * in_epoch * batch, seed=seed).view(-1, batch)
+    cross_entropy = encoder_loss("ce", data, data.size // 8, augment)
+
+    def loss(model: nn.Module, index: Tensor) -> Tensor:
+        model.train(drifting_bn)
+        return cross_entropy(model, order[step_now(seed)].to(index.device))
+
+    steps = train(
+        model,
+        loss,
+        n=in_epoch * batch,
+        steps=epochs * in_epoch,
+        batch=batch,
+        optimizer=torch.optim.SGD(model.head.parameters(), rate, momentum=0.9, weight_decay=decay),
+        lr=cosine,
+        seed=seed,
+        checkpoint=checkpoint,
+        recipe=f"head alone, augment {augment}, drifting_bn {drifting_bn}, {data.key}, after {before[:12]}",
+    )
+    for _ in track(steps, label or f"head, seed {seed}"):
+        pass
+    return model.requires_grad_(True).eval()

@@ -1,0 +1,60 @@
+"""Where a result comes from: versions, commit, device and threads."""
+
+import hashlib
+import platform
+import re
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from lt_utils import __version__
+from lt_utils.files import REPOSITORY
+
+
+def surroundings() -> dict[str, object]:
+    """What a result depends on beside its parameters: versions, commit, device and threads."""
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "torchvision", "numpy"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    versions["lt_utils"] = __version__
+    torch = sys.modules.get("torch")  # not imported here: who has not used it need not wait for it
+    accelerator = torch.accelerator.current_accelerator() if torch and torch.accelerator.is_available() else None
+    name = torch.cuda.get_device_name() if accelerator and accelerator.type == "cuda" else None
+    return {
+        "versions": versions,
+        **_commit(),
+        "package": package_hash(),
+        "device": name or (accelerator.type.upper() if accelerator else "CPU") + f" ({_processor()})",
+        "threads": torch.get_num_threads() if torch else None,
+    }
+
+
+def package_hash() -> str:
+    """Hash of the package's source: tells whether two results come from the same code, committed or not."""
+    sources = sorted((REPOSITORY / "lt_utils").rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+
+
+def _commit() -> dict[str, object]:
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if commit is None else bool(changed)}
+
+
+def _processor() -> str:
+    try:
+        named = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+        return named[1] if named else platform.machine()
+    except OSError:
+        return platform.processor() or platform.machine()

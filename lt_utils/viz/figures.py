@@ -1,0 +1,212 @@
+"""One look for every figure of the course: one style call, one set of colours, a few drawings that notebooks share."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from torch import Tensor
+
+from lt_utils.data.longtail import group_of
+from lt_utils.metrics.statistics import mean_std, student
+
+# Okabe-Ito colours: distinguishable with every common form of colour blindness; the same in every notebook.
+GROUP_COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#D55E00"}
+METHOD_COLOURS = ("#555555", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#D55E00", "#000000")
+
+
+def style() -> None:
+    """Set the style of the course; call it once, in the set-up cell.
+
+    White paper under every figure keeps it readable on a dark theme.
+    """
+    sns.set_theme(
+        context="notebook",
+        style="whitegrid",
+        palette=METHOD_COLOURS,
+        rc={
+            "figure.figsize": (8, 3.6),
+            "figure.dpi": 100,
+            "savefig.dpi": 100,
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "figure.constrained_layout.use": True,
+            "figure.titlesize": 11,
+            "figure.titleweight": "bold",
+            "axes.titlesize": 11,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.labelsize": 10,
+            "xtick.labelsize": 9,
+            "ytick.labelsize": 9,
+            "legend.fontsize": 9,
+            "legend.title_fontsize": 9,
+            "legend.frameon": False,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "grid.color": "#E6E6E6",
+            "image.cmap": "gray",
+        },
+    )
+
+
+def class_colours(counts: Sequence[int], many: int = 100, few: int = 20) -> list[str]:
+    """The group colour of each class, from its training count."""
+    return [GROUP_COLOURS[group] for group in group_of(counts, many, few)]
+
+
+def group_legend(axes: Axes, counts: Sequence[int], many: int = 100, few: int = 20, **where) -> None:
+    """A legend of the groups that occur, with the rule that makes them."""
+    rule = {"many": f"many (> {many})", "medium": f"medium ({few} to {many})", "few": f"few (< {few})"}
+    present = [group for group in rule if group in group_of(counts, many, few)]
+    axes.legend(
+        handles=[Patch(color=GROUP_COLOURS[group], label=rule[group]) for group in present],
+        title="training images",
+        **where,
+    )
+
+
+def class_bars(
+    axes: Axes,
+    values: Sequence[float],
+    counts: Sequence[int],
+    names: Sequence[str],
+    *,
+    label: str,
+    title: str,
+    many: int = 100,
+    few: int = 20,
+    numbers: bool = True,
+    spread: Sequence[float] | None = None,
+) -> None:
+    """One bar per class in the colour of its group: training images, accuracies, anything with one value per class."""
+    place = range(len(values))
+    axes.bar(place, values, color=class_colours(counts, many, few), yerr=spread, error_kw={"lw": 1, "capsize": 2})
+    if len(values) <= 20:
+        axes.set_xticks(place, names, rotation=35, ha="right")
+        if numbers:
+            for x, value in enumerate(values):
+                axes.annotate(
+                    f"{value:,.0f}",
+                    (x, value),
+                    ha="center",
+                    va="bottom",
+                    fontsize=8,
+                    xytext=(0, 1),
+                    textcoords="offset points",
+                )
+    else:
+        axes.set_xlabel("class, from the most frequent to the rarest")
+    axes.set(ylabel=label, title=title)
+    axes.grid(axis="x", visible=False)
+
+
+def image_grid(
+    images: Tensor,
+    columns: int,
+    *,
+    rows: Sequence[str] | None = None,
+    titles: Sequence[str] | None = None,
+    colours: Sequence[str] | None = None,
+    title: str = "",
+    scale: float = 0.62,
+) -> Figure:
+    """A labelled grid of images [N, C, H, W], uint8 or float in 0..1, filled row by row.
+
+    rows: a name for each row, with an optional colour each; titles: a name for each column.
+    """
+    images = images.detach().cpu()
+    images = (
+        (images if images.dtype == torch.uint8 else images.clamp(0, 1).mul(255).round().byte())
+        .permute(0, 2, 3, 1)
+        .numpy()
+    )
+    count = -(-len(images) // columns)
+    figure, axes = plt.subplots(
+        count,
+        columns,
+        figsize=(scale * columns + (1.2 if rows else 0.1), scale * count + (0.45 if title else 0.1)),
+        squeeze=False,
+        gridspec_kw={"wspace": 0.04, "hspace": 0.04},
+    )
+    for place, spot in enumerate(axes.flat):
+        spot.set(xticks=[], yticks=[])
+        spot.spines[:].set_visible(False)
+        spot.grid(visible=False)
+        if place < len(images):
+            spot.imshow(np.squeeze(images[place]), vmin=0, vmax=255, interpolation="nearest")
+        else:
+            spot.set_axis_off()
+    for row, name in enumerate(rows or ()):
+        axes[row, 0].set_ylabel(
+            name, rotation=0, ha="right", va="center", fontsize=9, color=colours[row] if colours else "black"
+        )
+    for column, name in enumerate(titles or ()):
+        axes[0, column].set_title(name, fontsize=8, fontweight="normal", loc="center")
+    if title:
+        figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
+    return figure
+
+
+def seed_dot(axes: Axes, y: float, values: Sequence[float], colour: str, *, filled: bool = True) -> None:
+    """One line of an interval chart at height y: the seeds as small points, their mean, and its 95 % interval.
+
+    The interval is mean ± student(n) * standard error, for two seeds or more; one run gets none.
+    """
+    mean, std = mean_std(values)
+    if len(values) > 1:
+        half = student(len(values)) * std / len(values) ** 0.5
+        axes.plot([mean - half, mean + half], [y, y], color=colour, lw=1.6, zorder=2)
+    axes.plot(values, [y - 0.22] * len(values), "o", color=colour, ms=3, alpha=0.75, zorder=2)
+    axes.plot(mean, y, "o", ms=9, mec=colour, mfc=colour if filled else "white", mew=1.8, zorder=3)
+
+
+def curves(axes: Axes, series: dict[str, Tensor], *, label: str = "loss", title: str = "", window: int = 25) -> None:
+    """Training curves: for each name a value per step [S], smoothed by a running mean of `window` steps; nan is left out."""
+    for name, values in series.items():
+        values = values.detach().cpu().double()
+        values = values[values.isfinite()]
+        width = max(1, min(window, len(values) // 4))
+        smooth = values.unfold(0, width, 1).mean(dim=1) if len(values) else values
+        axes.plot(np.arange(width, len(values) + 1), smooth, label=name, lw=1.5)
+    axes.set(xlabel="training step", ylabel=label, title=title)
+    if len(series) > 1:
+        axes.legend()
+
+
+def name_points(axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str]) -> None:
+    """Write each name beside its point, where it covers no other point and no other name; "" leaves a point unnamed.
+
+    Call it last: places are tried in the axes as they are then.
+    """
+    axes.figure.canvas.draw()
+    dots, taken = axes.transData.transform(list(points)), []
+    radius = 4.5 * axes.figure.dpi / 72  # of a marker of size 9, in pixels
+    sides = (
+        (9, -3, "left"),
+        (-9, -3, "right"),
+        (0, 9, "center"),
+        (0, -16, "center"),
+        (9, 10, "left"),
+        (-9, -16, "right"),
+    )
+    for point, name in zip(points, names, strict=True):
+        for x, y, side in sides if name else ():
+            text = axes.annotate(name, point, (x, y), textcoords="offset points", ha=side, fontsize=8.5)
+            box = text.get_window_extent()
+            inside = axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1)
+            if (
+                inside
+                and not any(box.overlaps(other) for other in taken)
+                and not any(box.padded(radius).contains(*dot) for dot in dots)
+            ):
+                taken.append(box)
+                break
+            text.remove()
+        else:
+            if name:
+                axes.annotate(name, point, (9, -3), textcoords="offset points", fontsize=8.5)

@@ -1,0 +1,164 @@
+"""Batched augmentation: exact effects of crop, flip and cutout, their rates, and that nothing is changed in place."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision.transforms.v2.functional as ops
+
+from lt_utils.data import augmentation
+from lt_utils.data.augmentation import (
+    cutout,
+    random_affine,
+    random_colour,
+    random_crop_flip,
+    random_flip,
+    strong_view,
+    unit,
+)
+
+
+def images(count=16, channels=3, height=8, width=8):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(1, 256, (count, channels, height, width), dtype=torch.uint8, generator=generator)
+
+
+def test_unit_is_float_in_0_to_1_and_leaves_its_input():
+    x = images()
+    kept = x.clone()
+    result = unit(x)
+    assert result.dtype == torch.float32 and torch.equal((result * 255).round().byte(), x) and torch.equal(x, kept)
+    assert unit(torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2)).flatten().tolist() == [0, 1]
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    already = torch.full((1, 1, 2, 2), 255.0)
+    unit(already)
+    assert already.min() == 255
+
+
+def test_no_pad_and_no_flip_is_the_identity():
+    assert torch.equal(random_crop_flip(images(), pad=0, flip=False), images())
+
+
+@pytest.mark.parametrize("height, width", [(8, 8), (6, 10)])
+def test_each_image_is_a_shifted_and_perhaps_mirrored_copy_of_its_padded_self(height, width):
+    torch.manual_seed(0)
+    x, pad = images(64, 3, height, width), 2
+    out = random_crop_flip(x, pad)
+    assert out.dtype == torch.uint8 and out.shape == x.shape
+    padded = F.pad(x, (pad,) * 4)
+    found = []
+    for one, source in zip(out, padded, strict=True):
+        windows = {
+            (top, left, mirrored): window.flip(2) if mirrored else window
+            for top in range(2 * pad + 1)
+            for left in range(2 * pad + 1)
+            for window in [source[:, top : top + height, left : left + width]]
+            for mirrored in (False, True)
+        }
+        match = [place for place, window in windows.items() if torch.equal(window, one)]
+        assert len(match) == 1
+        found += match
+    tops, lefts, flips = map(set, zip(*found, strict=True))
+    assert tops == lefts == set(range(2 * pad + 1)) and flips == {False, True}
+
+
+def test_shifts_and_flips_are_uniform_and_independent():
+    torch.manual_seed(0)
+    count, pad = 20_000, 1
+    x = torch.zeros(count, 1, 4, 5, dtype=torch.uint8)
+    x[:, 0, 1, 1] = 255
+    place = random_crop_flip(x, pad).flatten(1).argmax(1)
+    row, column = place // 5, place % 5
+    assert torch.bincount(row, minlength=4)[:3].div(count).tolist() == pytest.approx([1 / 3] * 3, abs=0.015)
+    # Not mirrored the pixel lies in column 0, 1 or 2, mirrored in 2, 3 or 4.
+    assert torch.bincount(column).div(count).tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 3, 1 / 6, 1 / 6], abs=0.015)
+
+
+def test_crop_without_flip_never_mirrors():
+    torch.manual_seed(0)
+    x = torch.arange(1, 6, dtype=torch.uint8).expand(500, 1, 3, 5).contiguous()
+    out = random_crop_flip(x, pad=1, flip=False).long()
+    row = out[:, 0].amax(dim=1)
+    inside = (row[:, 1:] > 0) & (row[:, :-1] > 0)
+    assert (row.diff(dim=1)[inside] == 1).all()
+
+
+def test_flip_mirrors_half_of_the_images():
+    torch.manual_seed(0)
+    x = torch.arange(6, dtype=torch.uint8).view(1, 1, 2, 3).expand(4000, 1, 2, 3)
+    out = random_flip(x)
+    same, mirrored = (out == x).flatten(1).all(1), (out == x.flip(3)).flatten(1).all(1)
+    assert (same ^ mirrored).all() and mirrored.double().mean().item() == pytest.approx(0.5, abs=0.03)
+
+
+def test_cutout_blackens_one_square_cut_off_at_the_border():
+    torch.manual_seed(0)
+    x, size = images(3000, 2, 12, 12), 4
+    out = cutout(x, size)
+    hole = out[:, 0] == 0
+    assert torch.equal(out, torch.where(hole[:, None], 0, x))
+    rows, columns = hole.any(2).sum(1), hole.any(1).sum(1)
+    assert torch.equal(rows * columns, hole.flatten(1).sum(1))  # a full rectangle
+    assert rows.max() == size and rows.min() == size // 2
+    # A centre c in 0..11 covers c-2 .. c+1 inside the image: 2, 3, 4 x 9, 3 rows, 44/12 on average.
+    assert rows.double().mean().item() == pytest.approx(44 / 12, abs=0.04)
+    assert hole.flatten(1).sum(1).double().mean().item() == pytest.approx((44 / 12) ** 2, abs=0.2)
+
+
+@pytest.mark.parametrize("height, width", [(32, 32), (24, 36)])
+def test_random_affine_turns_and_scales_as_torchvision_does(height, width):
+    x = images(8, 3, height, width)
+    torch.manual_seed(3)
+    out = random_affine(x)
+    torch.manual_seed(3)
+    angles, sizes = 40 * torch.rand(8) - 20, 0.8 + 0.4 * torch.rand(8)
+    for one, source, angle, size in zip(out, x, angles.tolist(), sizes.tolist(), strict=True):
+        peer = ops.affine(source.float(), -angle, [0, 0], size, [0, 0], ops.InterpolationMode.BILINEAR)
+        assert (one - peer).abs().max() < 0.01
+    assert (random_affine(x, 0, (1, 1)) - x.float()).abs().max() < 0.01
+
+
+def test_random_colour_is_brightness_contrast_saturation_of_torchvision():
+    x = images(4, 3, 10, 10).float()
+    torch.manual_seed(3)
+    out = random_colour(x)
+    torch.manual_seed(3)
+    bright, contrast, colour = 0.6 + 0.8 * torch.rand(3, 4)
+    for k in range(4):
+        # Float images in 0..1 there: uint8 ones would be rounded after each step.
+        peer = ops.adjust_brightness(x[k] / 255, bright[k].item())
+        peer = ops.adjust_saturation(ops.adjust_contrast(peer, contrast[k].item()), colour[k].item())
+        assert (
+            out[k] / 255 - peer
+        ).abs().max() < 1e-3  # torchvision's weights of red, green, blue: 0.2989, 0.587, 0.114
+    assert (bright - 1).abs().min() > 0.01 and out.shape == x.shape
+
+
+@pytest.mark.parametrize("alone", ["random_affine", "random_colour", "cutout"])
+def test_a_strong_view_does_each_of_its_three_changes_to_half_of_the_images(alone, monkeypatch):
+    for name in {"random_affine", "random_colour", "cutout"} - {alone}:
+        monkeypatch.setattr(augmentation, name, lambda images, size=0: images)
+    torch.manual_seed(0)
+    half = images(1, 3, 16, 8)
+    x = torch.cat([half, half.flip(3)], 3).expand(2000, 3, 16, 16)  # its mirror image is itself
+    out = strong_view(x, pad=0)
+    changed = (out != x).flatten(1).any(1)
+    assert changed.double().mean().item() == pytest.approx(0.5, abs=0.04)
+    if alone == "cutout":
+        assert (out == 0).all(1).flatten(1).sum(1).max() == 8 * 8
+
+
+@pytest.mark.parametrize("shape", [(6, 1, 28, 28), (6, 3, 20, 32)])
+def test_a_strong_view_keeps_shape_and_type(shape):
+    out = strong_view(torch.randint(0, 256, shape, dtype=torch.uint8), pad=3)
+    assert out.shape == shape and out.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("change", [random_crop_flip, random_flip, cutout, strong_view])
+def test_augmentation_repeats_with_its_seed_and_leaves_its_input(change):
+    x = images(height=24, width=24)
+    kept = x.clone()
+    results = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        results.append(change(x))
+    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2]) and torch.equal(x, kept)

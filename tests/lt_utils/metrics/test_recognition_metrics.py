@@ -1,0 +1,170 @@
+"""Measures of recognition and of generated samples, on cases that can be counted by hand; peers are in the oracle tests."""
+
+import math
+
+import pytest
+import torch
+
+from lt_utils.errors import CourseError
+from lt_utils.metrics.generation import frechet_distance
+from lt_utils.metrics.recognition import (
+    accuracy,
+    calibration_error,
+    class_accuracy,
+    group_accuracy,
+    reliability,
+    scores,
+)
+from lt_utils.metrics.statistics import mean_error, mean_std, tell
+
+# Six images of three classes; predictions 0 0 1 1 2 0 against labels 0 1 1 1 2 2.
+PREDICTED, LABELS = torch.tensor([0, 0, 1, 1, 2, 0]), torch.tensor([0, 1, 1, 1, 2, 2])
+LOGITS = torch.nn.functional.one_hot(PREDICTED, 3).float() * 2
+
+
+def test_accuracies_by_hand():
+    assert accuracy(LOGITS, LABELS) == pytest.approx(100 * 4 / 6)
+    assert class_accuracy(LOGITS, LABELS).tolist() == pytest.approx([100, 200 / 3, 50])
+    assert class_accuracy(LOGITS, LABELS).dtype == torch.float64
+
+
+def test_a_class_without_test_image_has_no_accuracy():
+    found = class_accuracy(torch.cat([LOGITS, torch.zeros(6, 1)], 1), LABELS)
+    assert found[:3].isfinite().all() and found[3].isnan()
+
+
+def test_groups_pool_the_images_of_their_classes():
+    assert group_accuracy(LOGITS, LABELS, [500, 400, 5]) == pytest.approx({"many": 75, "few": 50})
+    assert group_accuracy(LOGITS, LABELS, [101, 100, 19]) == pytest.approx({"many": 100, "medium": 200 / 3, "few": 50})
+    assert group_accuracy(LOGITS, LABELS, [101, 100, 19], many=99, few=10) == pytest.approx({"many": 75, "medium": 50})
+    assert list(group_accuracy(LOGITS, LABELS, [5, 50, 500])) == ["many", "medium", "few"]
+
+
+def test_counts_of_another_class_number_are_refused():
+    with pytest.raises(CourseError, match="2 class counts do not fit logits of 3 classes"):
+        group_accuracy(LOGITS, LABELS, [500, 5])
+
+
+def test_reliability_bins_are_open_below_and_closed_above():
+    confidence = torch.tensor([0.5, 0.75, 0.750001, 1.0], dtype=torch.float64)
+    probabilities = torch.stack([confidence, 1 - confidence], 1)
+    share, trust, right = reliability(probabilities, torch.tensor([0, 0, 1, 0]), bins=4)
+    assert share.tolist() == [0, 0.25, 0.25, 0.5]
+    assert trust.tolist() == pytest.approx([0, 0.5, 0.75, 0.8750005]) and right.tolist() == [0, 1, 1, 0.5]
+    assert reliability(torch.zeros(1, 2), torch.tensor([0]))[0].tolist() == [1] + [0] * 14
+
+
+def test_calibration_error_by_hand_and_its_extremes():
+    confidence = torch.tensor([0.9, 0.9, 0.9, 0.6])
+    probabilities = torch.stack([confidence, 1 - confidence], 1)
+    # Bin of 0.9: two of three right, gap 0.2333; bin of 0.6: right, gap 0.4.
+    expected = 100 * (3 / 4 * (0.9 - 2 / 3) + 1 / 4 * 0.4)
+    assert calibration_error(probabilities, torch.tensor([0, 0, 1, 0])) == pytest.approx(expected, rel=1e-5)
+    sure = torch.tensor([[1.0, 0.0]] * 4)
+    assert calibration_error(sure, torch.zeros(4, dtype=torch.long)) == 0
+    assert calibration_error(sure, torch.ones(4, dtype=torch.long)) == 100
+    assert calibration_error(sure, torch.tensor([0, 1, 0, 1])) == 50
+
+
+def test_logits_in_the_place_of_probabilities_are_refused():
+    with pytest.raises(CourseError, match="softmax"):
+        calibration_error(torch.tensor([[3.0, -1.0]]), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("measure", [reliability, calibration_error])
+def test_probabilities_that_are_not_numbers_are_told_as_such(measure):
+    with pytest.raises(CourseError, match="not numbers .nan.: look at the network") as error:
+        measure(torch.tensor([[0.5, 0.5], [float("nan"), 0.5]]), torch.tensor([0, 1]))
+    assert "softmax" not in str(error.value)
+
+
+def test_scores_are_one_rounded_row():
+    row = scores(LOGITS, LABELS, [500, 50, 5])
+    assert list(row) == ["accuracy", "many", "medium", "few", "ece"]
+    assert row["accuracy"] == 66.67 and row["many"] == 100 and row["medium"] == 66.67 and row["few"] == 50
+    confidence = math.exp(2) / (math.exp(2) + 2)
+    assert row["ece"] == round(100 * abs(confidence - 4 / 6), 2)
+
+
+def test_mean_and_spread_over_seeds():
+    assert mean_std([1.0, 2.0, 6.0]) == pytest.approx((3, math.sqrt(7)))
+    mean, std = mean_std([5])
+    assert mean == 5 and math.isnan(std)
+    assert tell([79.0, 79.2, 79.4]) == "79.2 ± 0.2 % (3 seeds)" and tell([79.06]) == "79.1 % (one run)"
+    assert tell([1.0, 3.0], "points") == "2.0 ± 1.4 points (2 seeds)"
+
+
+# ----------------------------------------------------------------------------------------------------- Fréchet distance
+def exact_gaussian(mean, covariance, count=400):
+    """Samples whose mean and covariance (n - 1) are exactly these."""
+    x = torch.randn(count, len(mean), dtype=torch.float64, generator=torch.Generator().manual_seed(len(mean)))
+    x = x - x.mean(0)
+    x = x @ torch.linalg.inv(torch.linalg.cholesky(x.T.cov())).T
+    return x @ torch.linalg.cholesky(covariance).T + mean
+
+
+def test_frechet_distance_of_diagonal_gaussians():
+    first = exact_gaussian(torch.tensor([0.0, 1, 2]).double(), torch.diag(torch.tensor([1.0, 4, 9]).double()))
+    second = exact_gaussian(torch.tensor([3.0, 1, 2]).double(), torch.diag(torch.tensor([4.0, 4, 1]).double()), 300)
+    # 3^2, and (1 - 2)^2 + (2 - 2)^2 + (3 - 1)^2.
+    assert frechet_distance(first, second) == pytest.approx(9 + 5, rel=1e-10)
+
+
+def test_frechet_distance_of_gaussians_whose_axes_differ():
+    """In two dimensions tr (S1 S2)^1/2 = sqrt(tr(S1 S2) + 2 sqrt(det S1 det S2))."""
+    one = torch.tensor([[2.0, 0.7], [0.7, 1.0]]).double()
+    two = torch.tensor([[1.0, -0.4], [-0.4, 3.0]]).double()
+    cross = math.sqrt((one @ two).trace() + 2 * math.sqrt(torch.det(one) * torch.det(two)))
+    expected = 1 + 4 + 3 + 4 - 2 * cross
+    first = exact_gaussian(torch.zeros(2).double(), one)
+    second = exact_gaussian(torch.tensor([1.0, 2.0]).double(), two, 250)
+    assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-10)
+    assert frechet_distance(second, first) == pytest.approx(expected, rel=1e-10)
+
+
+def test_frechet_distance_of_numbers():
+    first = torch.tensor([[0.0], [2.0]])  # mean 1, standard deviation sqrt 2
+    second = torch.tensor([[5.0], [5.0], [5.0]])
+    assert frechet_distance(first, second) == pytest.approx(16 + 2)
+
+
+def test_frechet_distance_of_a_set_to_itself_is_zero_in_any_order_and_frame():
+    torch.manual_seed(0)
+    x = torch.randn(200, 8) @ torch.randn(8, 8)
+    y = torch.randn(150, 8)
+    distance = frechet_distance(x, y)
+    assert abs(frechet_distance(x, x)) < 1e-8 and distance > 0
+    assert frechet_distance(x[torch.randperm(200)], y[torch.randperm(150)]) == pytest.approx(distance, rel=1e-9)
+    turn = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64))[0]
+    assert frechet_distance(x.double() @ turn + 5, y.double() @ turn + 5) == pytest.approx(distance, rel=1e-9)
+    assert frechet_distance(3 * x, 3 * y) == pytest.approx(9 * distance, rel=1e-6)
+
+
+def test_frechet_distance_stays_real_for_degenerate_features():
+    x = torch.randn(50, 6)
+    x[:, 3:] = 0  # three dimensions that never vary, as dead features do
+    assert frechet_distance(x, 2 * x) == pytest.approx(
+        (x.double().mean(0).square().sum() + x.double().var(0).sum()).item()
+    )
+
+
+def test_frechet_distance_far_from_the_origin_keeps_its_digits():
+    torch.manual_seed(0)
+    x, y = torch.randn(100, 3, dtype=torch.float64), torch.randn(100, 3, dtype=torch.float64)
+    assert frechet_distance(x + 1e4, y + 1e4) == pytest.approx(frechet_distance(x, y), rel=1e-6)
+
+
+def test_too_few_samples_and_different_dimensions_are_refused():
+    with pytest.raises(CourseError, match="4-dimensional features needs more than 4 samples; the second set has 4"):
+        frechet_distance(torch.randn(9, 4), torch.randn(4, 4))
+    with pytest.raises(CourseError, match="the first set has 2"):
+        frechet_distance(torch.randn(2, 4), torch.randn(9, 4))
+    with pytest.raises(CourseError, match="not \\[9, 4\\] and \\[9, 3\\]"):
+        frechet_distance(torch.randn(9, 4), torch.randn(9, 3))
+
+
+def test_mean_error_is_the_standard_error_of_the_mean():
+    mean, error = mean_error([1.0, 2.0, 3.0])
+    assert mean == 2.0
+    assert error == pytest.approx(1 / 3**0.5)
+    assert math.isnan(mean_error([1.0])[1])  # one value has no spread

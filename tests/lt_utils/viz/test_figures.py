@@ -1,0 +1,157 @@
+"""Figures: one look, the same colours everywhere, every drawing complete and without warnings."""
+
+import math
+
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from matplotlib.colors import to_hex, to_rgb  # noqa: E402
+
+from lt_utils.viz import figures  # noqa: E402
+
+COUNTS = [500, 101, 100, 20, 19, 5]
+NAMES = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal"]
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@pytest.fixture(autouse=True)
+def clean_style():
+    with plt.rc_context():
+        figures.style()
+        yield
+        plt.close("all")
+
+
+def bars(axes):
+    return [to_hex(bar.get_facecolor()).upper() for bar in axes.patches]
+
+
+def test_style_is_white_paper_with_the_method_colours():
+    assert plt.rcParams["figure.facecolor"] == plt.rcParams["savefig.facecolor"] == "white"
+    assert plt.rcParams["axes.prop_cycle"].by_key()["color"] == [to_rgb(colour) for colour in figures.METHOD_COLOURS]
+    before = dict(plt.rcParams)
+    figures.style()
+    assert dict(plt.rcParams) == before
+
+
+def test_group_colours_differ_also_in_lightness():
+    light = [np.dot(to_rgb(colour), (0.2126, 0.7152, 0.0722)) for colour in figures.GROUP_COLOURS.values()]
+    assert list(figures.GROUP_COLOURS) == ["many", "medium", "few"] and min(abs(np.diff(light))) > 0.15
+    assert len(set(figures.METHOD_COLOURS)) == len(figures.METHOD_COLOURS)
+
+
+def test_every_class_has_the_colour_of_its_group():
+    colours = figures.GROUP_COLOURS
+    expected = [colours[name] for name in ("many", "many", "medium", "medium", "few", "few")]
+    assert figures.class_colours(COUNTS) == expected
+    assert figures.class_colours(COUNTS, many=200, few=6) == [colours["many"]] + [colours["medium"]] * 4 + [
+        colours["few"]
+    ]
+    _, axes = plt.subplots()
+    figures.class_bars(axes, COUNTS, COUNTS, NAMES, label="training images", title="Fashion-MNIST")
+    assert bars(axes) == [colour.upper() for colour in expected]
+    assert [bar.get_height() for bar in axes.patches] == COUNTS
+    assert [text.get_text() for text in axes.get_xticklabels()] == NAMES
+    assert [text.get_text() for text in axes.texts] == [str(count) for count in COUNTS]
+    assert axes.get_ylabel() == "training images" and axes.get_title(loc="left") == "Fashion-MNIST"
+
+
+def test_many_classes_get_an_axis_label_instead_of_names():
+    _, axes = plt.subplots()
+    figures.class_bars(axes, range(100), [5] * 100, ["x"] * 100, label="accuracy, %", title="t", spread=[1.0] * 100)
+    assert "most frequent" in axes.get_xlabel() and not axes.texts
+    _, axes = plt.subplots()
+    figures.class_bars(axes, [1, 2], [5, 500], ["a", "b"], label="accuracy, %", title="t", numbers=False)
+    assert not axes.texts
+
+
+def test_legend_names_the_groups_that_occur_with_their_rule():
+    _, axes = plt.subplots()
+    figures.group_legend(axes, [500, 5], loc="upper left")
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["many (> 100)", "few (< 20)"]
+    figures.group_legend(axes, [500, 50, 5], many=200, few=50)
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert texts == ["many (> 200)", "medium (50 to 200)", "few (< 50)"]
+    assert axes.get_legend().get_title().get_text() == "training images"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_image_grid_shows_every_image_in_its_place(channels):
+    images = torch.randint(0, 256, (5, channels, 4, 4), dtype=torch.uint8)
+    figure = figures.image_grid(
+        images,
+        3,
+        rows=["first", "second"],
+        titles=["a", "b", "c"],
+        colours=["#0072B2", "#D55E00"],
+        title="Fashion-MNIST",
+    )
+    figure.canvas.draw()
+    shown = [axes.images[0].get_array() if axes.images else None for axes in figure.axes]
+    assert len(shown) == 6 and shown[5] is None
+    for one, image in zip(shown[:5], images, strict=True):
+        assert np.array_equal(np.asarray(one), image.permute(1, 2, 0).numpy().squeeze())
+    assert figure.axes[0].get_ylabel() == "first" and figure.axes[3].get_ylabel() == "second"
+    assert to_hex(figure.axes[3].yaxis.label.get_color()).upper() == "#D55E00"
+    assert [axes.get_title() for axes in figure.axes[:3]] == [
+        "a",
+        "b",
+        "c",
+    ] and figure.get_suptitle() == "Fashion-MNIST"
+
+
+def test_image_grid_takes_floats_in_0_to_1():
+    figure = figures.image_grid(torch.tensor([-1, 0, 0.5, 2.0]).view(1, 1, 2, 2), 1)
+    assert np.asarray(figure.axes[0].images[0].get_array()).tolist() == [[0, 0], [128, 255]]
+
+
+def test_curves_are_running_means_over_steps():
+    _, axes = plt.subplots()
+    values = torch.arange(100.0)
+    figures.curves(axes, {"CE": values, "short": torch.tensor([3.0, 1.0])}, label="loss", title="two", window=10)
+    line, short = axes.lines
+    assert line.get_xdata().tolist() == list(range(10, 101)) and line.get_ydata()[0] == pytest.approx(4.5)
+    assert line.get_ydata()[-1] == pytest.approx(94.5) and short.get_ydata().tolist() == [3, 1]
+    assert axes.get_xlabel() == "training step" and [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "CE",
+        "short",
+    ]
+
+
+def test_curves_leave_out_steps_that_were_not_made():
+    _, axes = plt.subplots()
+    figures.curves(axes, {"CE": torch.tensor([1.0, 2.0, float("nan"), float("nan")])})
+    assert axes.lines[0].get_ydata().tolist() == [1, 2] and axes.get_legend() is None
+    figures.curves(axes, {"nothing yet": torch.full((4,), float("nan"))})
+    assert len(axes.lines[1].get_ydata()) == 0
+
+
+def test_names_of_close_points_do_not_cover_each_other():
+    figure, axes = plt.subplots()
+    points = [(0.5, 0.5), (0.5, 0.51), (0.2, 0.2)]
+    axes.plot(*zip(*points, strict=True), "o")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    figures.name_points(axes, points, ["first", "second", ""])
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert [text.get_text() for text in axes.texts] == ["first", "second"]
+    assert not boxes[0].overlaps(boxes[1])
+    plt.close(figure)
+
+
+def test_a_name_does_not_cover_the_edge_of_a_marker():
+    figure, axes = plt.subplots()
+    points = [(0.5, 0.5), (0.55, 0.525)]  # the second lies just above where the name of the first would stand
+    axes.plot(*zip(*points, strict=True), "o", ms=9)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    figures.name_points(axes, points, ["first", ""])
+    (place,) = (text.get_window_extent() for text in axes.texts)
+    x, y = axes.transData.transform(points[1])
+    # The nearest point of the name's box to the marker's centre.
+    nearest = min(max(x, place.x0), place.x1), min(max(y, place.y0), place.y1)
+    assert math.dist((x, y), nearest) > 4.5 * figure.dpi / 72
+    plt.close(figure)
