@@ -87,9 +87,9 @@ def ours(data: ImageData, steps: int, batch: int, augment: str = "weak"):
         encoder_loss("ce-mixup", data, augment=augment),
         n=len(data.train_labels),
         steps=steps,
-        batch=batch,
+        batch_size=batch,
         optimizer=optimizer,
-        lr=cosine,
+        lr_schedule=cosine,
     )
     for step in loop:
         yield step.images, model

@@ -52,9 +52,9 @@ def real_features(width: int, epochs: int) -> Encoded:
         encoder_loss("ce", data),
         n=len(data.train_labels),
         steps=steps,
-        batch=batch,
+        batch_size=batch,
         optimizer=optimizer,
-        lr=cosine,
+        lr_schedule=cosine,
     )
     for _ in loop:
         pass
@@ -66,7 +66,7 @@ def train_ours(data: Encoded) -> Iterator[tuple[int, Draw]]:
     scale, schedule = Standardiser.fit(data.train), cosine_schedule()
     x0, labels = scale(data.train), data.train_labels
     torch.manual_seed(0)
-    model = ResidualMLP(data.dim, data.classes).to(x0.device)
+    model = ResidualMLP(data.dim, data.num_classes).to(x0.device)
     ema = EMA(model, 0.99)
     draw = FeatureGenerator(ema.model, scale, schedule).generate
     loop = train(
@@ -74,7 +74,7 @@ def train_ours(data: Encoded) -> Iterator[tuple[int, Draw]]:
         lambda model, index: diffusion_loss(model, schedule, x0[index], labels[index]),
         n=len(x0),
         steps=1_000_000,
-        batch=TRAIN_BATCH,
+        batch_size=TRAIN_BATCH,
         optimizer=torch.optim.AdamW(model.parameters(), RATE),
         ema=ema,
         precision="fp32",
@@ -100,7 +100,7 @@ def train_peer(data: Encoded, steps: int = 1000) -> Iterator[tuple[int, Draw]]:
     torch.manual_seed(0)
     diffusion = peer_diffusion(data.dim, steps)
     model = diffusion.model
-    model.time_mlp = condition = WithLabels(model.time_mlp, data.classes)
+    model.time_mlp = condition = WithLabels(model.time_mlp, data.num_classes)
     where = data.train.device
     diffusion.to(where)
     largest = data.train.amax(0).clamp(min=1e-6)
@@ -146,9 +146,9 @@ def closeness(data: Encoded, features: Tensor, labels: Tensor) -> dict[str, floa
 
 def compare(data: Encoded, seconds: float, samples: int, steps: int = 1000) -> list[dict]:
     """One row for real features of new images, ours and the peer: features seen, seconds, Fréchet distance, accuracy."""
-    wanted = torch.arange(samples, device=data.train.device) % data.classes
-    members = [(data.test_labels == c).nonzero()[:, 0] for c in range(data.classes)]
-    new = torch.stack([members[c][place // data.classes] for place, c in enumerate(wanted.tolist())])
+    wanted = torch.arange(samples, device=data.train.device) % data.num_classes
+    members = [(data.test_labels == c).nonzero()[:, 0] for c in range(data.num_classes)]
+    new = torch.stack([members[c][place // data.num_classes] for place, c in enumerate(wanted.tolist())])
     rows = [{"name": "real, new images", **closeness(data, data.test[new], wanted)}]
     peer_seen, peer_seconds, peer_draw = until(train_peer(data, steps), seconds=seconds)
     trained = (

@@ -38,7 +38,7 @@ def ours(task: str) -> Iterator[float]:
             return diffusion_loss(model, schedule, features[index], labels[index])
 
         optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-        options = dict(batch=TRAIN_BATCH, optimizer=optimizer, ema=EMA(model), precision="fp32")
+        options = dict(batch_size=TRAIN_BATCH, optimizer=optimizer, ema=EMA(model), precision="fp32")
         loop = train(model, loss, n=len(features), steps=1_000_000, **options)
         yield from (step.images for step in loop)
     batch = 2048

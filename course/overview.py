@@ -117,7 +117,7 @@ def _array(image: torch.Tensor) -> np.ndarray:
 def _images(axes: Axes, data: ImageData) -> None:
     """Ten classes from head to tail, each a stack of its own images, one more for each step of log(images)."""
     _panel(axes, 1, 16, 30, 34, "Long-tailed images")
-    shown = np.linspace(0, data.classes - 1, min(10, data.classes)).round().astype(int)
+    shown = np.linspace(0, data.num_classes - 1, min(10, data.num_classes)).round().astype(int)
     groups, labels = group_of(data.counts), data.train_labels.cpu()
     low, high = math.log(min(data.counts)), math.log(max(data.counts))
     for column, c in enumerate(shown):

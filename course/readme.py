@@ -20,11 +20,11 @@ from lt_utils.viz.image_results import stored_tables
 from lt_utils.viz.tables import MEASURES, average, made_with, markdown, reference_markdown, side_by_side
 
 PICTURE = "00_start_here"  # its first picture is the whole course
-TOLD = ("device", "threads", "commit", "versions")
+SHOWN_FACTS = ("device", "threads", "commit", "versions")
 SHOWN = (  # the references that the README shows; each is needed
     "quick",
     "published_ldmlr",
-    "03_encoders_official",
+    "03_encoders_published",
     "03_encoders_own_cifar10",
     "03_encoders_own_cifar100",
     "06_class_balancing_diffusion_laptop",
@@ -51,7 +51,7 @@ def store(batch: Path, target: Path) -> Path:
         "finished": max(record["finished"] for record in found),
         "rows": [{"notebook": record["notebook"], **row} for record in found for row in record["rows"]],
     }
-    write_json(target, {**summary, **{key: found[-1].get(key) for key in TOLD}})
+    write_json(target, {**summary, **{key: found[-1].get(key) for key in SHOWN_FACTS}})
     return target
 
 
@@ -79,7 +79,7 @@ def in_main_table(row: dict) -> bool:
     return row.get("test") == "label shift" and row.get("recipe") == "r=0.2 few"
 
 
-def official_runs() -> dict[str, dict]:
+def published_runs() -> dict[str, dict]:
     """The stored runs of notebook 08 on the published encoders, by the name of their data set."""
     names = {"CIFAR-10": "08_classifier_retraining_cifar10", "CIFAR-100": "08_classifier_retraining_cifar100"}
     return {shown: read_json(REPOSITORY / "notebooks" / "reference" / f"{name}.json") for shown, name in names.items()}
@@ -165,14 +165,14 @@ def text_from_records(readme: str) -> str:
                 f"notebooks/reference/{name}.json is missing or broken: restore the file, or make it anew."
             )
     readme = fill(readme, "quick results", quick_table(stored["quick"]))
-    encoders = reference_markdown("03_encoders_official", ["data", "method", *MEASURES, "published"])
-    readme = fill(readme, "official encoders", encoders)
+    encoders = reference_markdown("03_encoders_published", ["data", "method", *MEASURES, "published"])
+    readme = fill(readme, "published encoders", encoders)
     own = reference_markdown("03_encoders_own", ["data", "method", *MEASURES, "published"])
     readme = fill(readme, "own encoders", own)
-    runs = official_runs()
-    readme = fill(readme, "official retraining", retraining_table(runs))
-    readme = fill(readme, "official ladder", ladder_table(runs))
-    readme = fill(readme, "official helped", helped_table(runs))
+    runs = published_runs()
+    readme = fill(readme, "published retraining", retraining_table(runs))
+    readme = fill(readme, "published methods", ladder_table(runs))
+    readme = fill(readme, "published helped", helped_table(runs))
     return fill(readme, "generated images", stored_tables(stored["06_class_balancing_diffusion_laptop"]))
 
 

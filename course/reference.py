@@ -20,7 +20,7 @@ from lt_utils.files import REPOSITORY, is_name, read_json, write_json
 from lt_utils.viz.tables import average, reference
 
 FROM_RECORD = ("versions", "commit", "dirty", "device", "threads", "seconds", "finished")
-SEPARATE = ("data", "imbalance", "seed")  # columns that are not measured
+NON_METRICS = ("data", "imbalance", "seed")  # columns that are not measured
 
 
 def averaged(rows: Sequence[dict], by: Sequence[str]) -> list[dict]:
@@ -29,7 +29,7 @@ def averaged(rows: Sequence[dict], by: Sequence[str]) -> list[dict]:
     The deviation, n - 1 in its denominator, is left out for a single row. Values are rounded to two decimals, those of a
     measure that stays below 1, such as a kernel distance, to four.
     """
-    names = dict.fromkeys(name for row in rows for name in row if name not in (*by, *SEPARATE))
+    names = dict.fromkeys(name for row in rows for name in row if name not in (*by, *NON_METRICS))
     measures = [name for name in names if any(isinstance(row.get(name), int | float) for row in rows)]
     small = {name for name in measures if all(abs(row.get(name) or 0) < 1 for row in rows)}
     result = []
@@ -58,7 +58,7 @@ def beside_published(rows: Sequence[dict]) -> list[dict]:
     return [row | {"published": values.get((row["method"], row["data"], row["imbalance"]))} for row in rows]
 
 
-def keep(
+def save_reference(
     folder: Path,
     name: str,
     title: str,
@@ -114,7 +114,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--published", action="store_true", help="beside each row LDMLR's number, for encoders")
     chosen = parser.parse_args(arguments)
     try:
-        path = keep(chosen.folder, chosen.name, chosen.title, chosen.note, chosen.by, published=chosen.published)
+        path = save_reference(
+            chosen.folder, chosen.name, chosen.title, chosen.note, chosen.by, published=chosen.published
+        )
     except CourseError as error:
         print(error, file=sys.stderr)
         return 2

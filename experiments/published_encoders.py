@@ -3,7 +3,7 @@
     python -m experiments.published_encoders FOLDER
 
 FOLDER holds resnet32_cifar10_lt001.npz and resnet32_cifar100_lt001.npz, one array per entry of the published state;
-cifar10 and cifar100 are prepared by data_prep. The result is written to notebooks/reference/03_encoders_official.json,
+cifar10 and cifar100 are prepared by data_prep. The result is written to notebooks/reference/03_encoders_published.json,
 which notebook 03 shows beside its own numbers.
 """
 
@@ -50,11 +50,11 @@ def evaluate(folder: str | Path, name: str, swapped: bool | None = None) -> list
     if not path.is_file():
         raise CourseError(f"There is no {path.name} in {folder}: give the folder of the published encoders.")
     data = datasets.load(name).to(device())
-    model = published.load_official_ldmlr(path, data.classes).to(device())
+    model = published.load_published_ldmlr(path, data.num_classes).to(device())
     swapped = name == "cifar10" if swapped is None else swapped
     images = data.test_images[:, [2, 1, 0]] if swapped else data.test_images
     _, logits = resnet.encode(model, images)
-    counts = class_counts(50_000 // data.classes, data.classes, imbalance=100)
+    counts = class_counts(50_000 // data.num_classes, data.num_classes, imbalance=100)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     rows = []
     for method, values in (("CE", logits), ("Label shift", losses.label_shift(logits, counts))):
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m experiments.published_encoders", description=__doc__.splitlines()[0]
     )
     parser.add_argument("folder", type=Path, help="folder with " + " and ".join(WEIGHTS.values()))
-    path = REPOSITORY / "notebooks" / "reference" / "03_encoders_official.json"
+    path = REPOSITORY / "notebooks" / "reference" / "03_encoders_published.json"
     try:
         found = record(parser.parse_args(arguments).folder)
         write_json(path, found)

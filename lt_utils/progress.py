@@ -26,7 +26,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def track(steps: Iterable, label: str, total: int | None = None, unit: str = "images") -> Iterator:
+def track(steps: Iterable, title: str, total: int | None = None, unit: str = "images") -> Iterator:
     """Yield the items of `steps` unchanged; print at most four lines, and append JSON lines to the file of `log_to`.
 
     Items of train() carry .step (1-based, done), .total, .loss and .images (seen so far; `unit` names what they are); any
@@ -55,7 +55,7 @@ def track(steps: Iterable, label: str, total: int | None = None, unit: str = "im
             yield item
             now = time.perf_counter()
             left = (now - begin) / count * (total - done) if total else None
-            line = {"label": label, "done": done, "total": total, "loss": _mean(losses), "seconds_left": left}
+            line = {"label": title, "done": done, "total": total, "loss": _mean(losses), "seconds_left": left}
             if now - told >= EVERY:
                 _append(line | {"rate": _rate(first, last, seen - warm, unit)[0]})
                 told = now
@@ -63,18 +63,18 @@ def track(steps: Iterable, label: str, total: int | None = None, unit: str = "im
                 while due and done / total >= due[0]:
                     due.pop(0)
                 if now - begin + left >= SHORT:
-                    _say(label, done, total, losses, _rate(first, last, seen - warm, unit), f"{duration(left)} left")
+                    _say(title, done, total, losses, _rate(first, last, seen - warm, unit), f"{duration(left)} left")
                     losses = losses[-1:]
     finally:
         # A training that is left early saves when it is closed; a traceback would otherwise keep it open.
         getattr(steps, "close", lambda: None)()
     if last is None:
-        print(f"{label}: already done, nothing left to train.", flush=True)
+        print(f"{title}: already done, nothing left to train.", flush=True)
         return
     seconds = time.perf_counter() - begin
     rate = _rate(first, last, seen - warm, unit)
-    _append({"label": label, "done": done, "total": total, "loss": _mean(losses), "seconds_left": 0.0, "rate": rate[0]})
-    _say(label, done, total, losses, rate, f"{seconds:.1f} s" if seconds < 10 else duration(seconds))
+    _append({"label": title, "done": done, "total": total, "loss": _mean(losses), "seconds_left": 0.0, "rate": rate[0]})
+    _say(title, done, total, losses, rate, f"{seconds:.1f} s" if seconds < 10 else duration(seconds))
 
 
 def _loss(item: object) -> float | None:
@@ -94,8 +94,8 @@ def _rate(first: tuple, last: tuple, seconds: float, unit: str) -> tuple[float |
     return (made / seconds if made and seconds > 0 else None), ("steps", unit)[column]
 
 
-def _say(label: str, done: int, total: int | None, losses: list, rate: tuple[float | None, str], end: str) -> None:
-    parts = [f"{label}: step {done:,}" + (f"/{total:,}" if total else "")]
+def _say(title: str, done: int, total: int | None, losses: list, rate: tuple[float | None, str], end: str) -> None:
+    parts = [f"{title}: step {done:,}" + (f"/{total:,}" if total else "")]
     if (loss := _mean(losses)) is not None:
         parts.append(f"loss {loss:.3g}")
     if rate[0] is not None:

@@ -163,7 +163,7 @@ def prediction(answer: Callable) -> None:
     )
     data = datasets.load()
     images, test = data.train_images.float().flatten(1) / 255, data.test_images.float().flatten(1) / 255
-    means = torch.stack([images[data.train_labels == c].mean(0) for c in range(data.classes)])
+    means = torch.stack([images[data.train_labels == c].mean(0) for c in range(data.num_classes)])
 
     def judged(x: torch.Tensor, labels: torch.Tensor) -> float:
         return 100 * (torch.cdist(x, means).argmin(1) == labels).double().mean().item()
@@ -172,7 +172,7 @@ def prediction(answer: Callable) -> None:
     copies = torch.cat(
         [
             (data.test_labels == c).nonzero().flatten()[torch.randint(300, (60,), generator=random)]
-            for c in range(data.classes)
+            for c in range(data.num_classes)
         ]
     )
     # One copied image per class is right or wrong as a whole; over many choices of it the accuracy is this:

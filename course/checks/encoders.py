@@ -9,8 +9,8 @@ from torch import Tensor
 from course.checks.tools import Trials, Wrong, between, exercise, fresh, near, numbers, pieces, settle, whole
 
 
-def _prior(classes: int, random: torch.Generator) -> tuple[list[int], Tensor]:
-    counts = torch.randint(3, 900, (classes,), generator=random)
+def _prior(num_classes: int, random: torch.Generator) -> tuple[list[int], Tensor]:
+    counts = torch.randint(3, 900, (num_classes,), generator=random)
     return counts.tolist(), counts.double() / counts.sum()
 
 

@@ -13,11 +13,11 @@ GROUPS = ("many", "medium", "few")
 CIFAR10 = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
 
 
-def _exact(n_max: int, classes: int, imbalance: float) -> list[Decimal]:
+def _exact(n_max: int, num_classes: int, imbalance: float) -> list[Decimal]:
     """n_max * IF ** (-c / (C - 1)) with 40 digits, through logarithms: another way than any floating-point power."""
     getcontext().prec = 40
     log = Decimal(imbalance).ln()
-    return [n_max * (-log * c / (classes - 1)).exp() for c in range(classes)]
+    return [n_max * (-log * c / (num_classes - 1)).exp() for c in range(num_classes)]
 
 
 @exercise("1.1", "the published counts, and 20 random profiles to the last image")
@@ -206,10 +206,10 @@ def factor_for_total(answer: Callable) -> None:
         )
 
 
-def _total(n_max: int, classes: int, factor: float) -> float:
+def _total(n_max: int, num_classes: int, factor: float) -> float:
     """Sum of the profile before rounding: a geometric series in closed form."""
-    ratio = factor ** (-1 / (classes - 1))
-    return n_max * classes if ratio == 1 else n_max * (1 - ratio**classes) / (1 - ratio)
+    ratio = factor ** (-1 / (num_classes - 1))
+    return n_max * num_classes if ratio == 1 else n_max * (1 - ratio**num_classes) / (1 - ratio)
 
 
 @exercise("1.5", "about 81 % where the test set is long-tailed, 50 % where it is balanced, with the same classifier")

@@ -49,7 +49,7 @@ def read(list_file: str | Path, root: str | Path, like: ImageFiles | None = None
     elif like and like.named:
         raise CourseError(f"{list_file} has numbers as labels and the training list has names: give both the same.")
     else:
-        files = read_list(list_file, root, like.classes if like else None)
+        files = read_list(list_file, root, like.num_classes if like else None)
     if like:
         _check_apart(list_file, files, like)
     return files
@@ -87,7 +87,7 @@ def read_csv_list(list_file: str | Path, root: str | Path, like: ImageFiles | No
     named = like.named if like else not all(label.isdecimal() for label in given)
     if not named and all(label.isdecimal() for label in given):
         labels = [int(label) for label in given]
-        classes = like.classes if like else max(labels) + 1
+        classes = like.num_classes if like else max(labels) + 1
         if max(labels) >= classes:
             raise CourseError(
                 f"{list_file} has the label {max(labels)}; with {classes} classes the last is {classes - 1}."
@@ -178,10 +178,12 @@ def _ordered(given: Sequence[str], known: Sequence[tuple[str, ...]], list_file: 
     return sorted(set(given), key=lambda name: (place.get(name, 0), name))
 
 
-def _words(listed: Sequence[str], labels: Sequence[int], classes: int, known: Sequence[tuple[str, ...]]) -> list[str]:
+def _words(
+    listed: Sequence[str], labels: Sequence[int], num_classes: int, known: Sequence[tuple[str, ...]]
+) -> list[str]:
     """A name for each numbered class: n0144076400000007.jpg is of the class with the id n01440764."""
     word = {names[0]: names[-1] for names in known if len(names) > 1}
-    found: list[set[str]] = [set() for _ in range(classes)]
+    found: list[set[str]] = [set() for _ in range(num_classes)]
     for path, label in zip(listed, labels, strict=True):
         found[label].add(path.rpartition("/")[2][:9])
     named = all(len(ids) == 1 and ids <= word.keys() for ids in found)

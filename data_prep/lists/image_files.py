@@ -34,14 +34,14 @@ class ImageFiles:
     root: Path
     paths: tuple[str, ...]
     labels: Tensor
-    classes: int
+    num_classes: int
     names: tuple[str, ...] = ()
     named: bool = False
 
     @property
     def counts(self) -> list[int]:
         """Images of each class."""
-        return torch.bincount(self.labels, minlength=self.classes).tolist()
+        return torch.bincount(self.labels, minlength=self.num_classes).tolist()
 
     @property
     def key(self) -> str:
@@ -55,10 +55,10 @@ class ImageFiles:
         return len(self.paths)
 
     def __repr__(self) -> str:
-        return f"{len(self):,} images, {self.classes:,} classes of {max(self.counts):,} to {min(self.counts):,}"
+        return f"{len(self):,} images, {self.num_classes:,} classes of {max(self.counts):,} to {min(self.counts):,}"
 
 
-def read_list(list_file: str | Path, root: str | Path, classes: int | None = None) -> ImageFiles:
+def read_list(list_file: str | Path, root: str | Path, num_classes: int | None = None) -> ImageFiles:
     """Read a list of images and find its files below `root`.
 
     Both styles of path are accepted, as a whole list: with leading folders that `root` already holds
@@ -73,17 +73,19 @@ def read_list(list_file: str | Path, root: str | Path, classes: int | None = Non
     Raises CourseError for a list that cannot be read, a line without a path or without a label in 0 .. classes - 1,
     and files that are not there: one sentence with their number and the first names.
     """
-    listed, labels = _read_lines(Path(list_file), classes)
-    if classes is None:
-        classes = max(labels) + 1
-        check_classes(list_file, labels, classes)
-    return find_images(list_file, root, listed, labels, classes)
+    listed, labels = _read_lines(Path(list_file), num_classes)
+    if num_classes is None:
+        num_classes = max(labels) + 1
+        check_classes(list_file, labels, num_classes)
+    return find_images(list_file, root, listed, labels, num_classes)
 
 
-def check_classes(list_file: str | Path, labels: Sequence[int], classes: int) -> None:
+def check_classes(list_file: str | Path, labels: Sequence[int], num_classes: int) -> None:
     """CourseError unless every class 0 .. classes - 1 has an image, as in a training list."""
     there = set(labels)
-    absent = next((c for c in range(classes) if c not in there), None)  # one label may be huge: no set of all classes
+    absent = next(
+        (c for c in range(num_classes) if c not in there), None
+    )  # one label may be huge: no set of all classes
     if absent is not None:
         raise CourseError(f"{list_file} has no image of class {absent}: labels must be 0 .. C-1, each with an image.")
 
@@ -93,7 +95,7 @@ def find_images(
     root: str | Path,
     listed: Sequence[str],
     labels: Sequence[int],
-    classes: int,
+    num_classes: int,
     names: Sequence[str] = (),
 ) -> ImageFiles:
     """The images that a list of any form names, found below `root` as `read_list` says; the same refusal of missing ones.
@@ -107,10 +109,10 @@ def find_images(
             f"{', '.join(missing[:SHOWN])}{' ...' if len(missing) > SHOWN else ''}; give the folder that its paths "
             "start from, or fetch the missing files."
         )
-    return ImageFiles(Path(root), tuple(found), torch.tensor(labels), classes, tuple(names))
+    return ImageFiles(Path(root), tuple(found), torch.tensor(labels), num_classes, tuple(names))
 
 
-def _read_lines(list_file: Path, classes: int | None) -> tuple[list[str], list[int]]:
+def _read_lines(list_file: Path, num_classes: int | None) -> tuple[list[str], list[int]]:
     """The paths and labels of a list."""
     try:
         lines = list_file.read_text(encoding="utf-8-sig").splitlines()
@@ -125,8 +127,8 @@ def _read_lines(list_file: Path, classes: int | None) -> tuple[list[str], list[i
         where = f"{list_file}, line {number}"
         if not label:
             raise CourseError(f"{where}: {line!r} must be a path and a label with a space between them.")
-        if not label[0].isdecimal() or (classes is not None and int(label[0]) >= classes):
-            most = "" if classes is None else f" to {classes - 1}"
+        if not label[0].isdecimal() or (num_classes is not None and int(label[0]) >= num_classes):
+            most = "" if num_classes is None else f" to {num_classes - 1}"
             raise CourseError(f"{where}: the label {label[0]!r} must be a whole number from 0{most}.")
         paths.append(path.replace("\\", "/"))
         labels.append(int(label[0]))

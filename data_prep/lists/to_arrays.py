@@ -52,7 +52,7 @@ def read(
         raise CourseError(f"The images that {path / name} names may be of any size: add --size N to make them N x N.")
     train = formats.read(path / name, path)
     test = formats.read(path / other, path, train)
-    check_classes(path / other, test.labels.tolist(), test.classes)
+    check_classes(path / other, test.labels.tolist(), test.num_classes)
     facts: dict[str, object] = {"lists": f"training {name}, test {other}"}
     if (path / "val.csv").is_file():
         facts["lists"] = f"{facts['lists']}; val.csv is left out"
@@ -65,7 +65,7 @@ def read(
             f"{len(train) - real:,} training images are generated ({GENERATED}); {black:,} black left out"
         )
     folders.check_memory(3 * (len(train) + len(test)) * size**2, size)
-    classes = np.array(train.names or [str(c) for c in range(train.classes)])
+    classes = np.array(train.names or [str(c) for c in range(train.num_classes)])
     x_train, y_train, bad = _arrays(train, size, skip_bad)
     x_test, y_test, more = _arrays(test, size, skip_bad)
     arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test, "classes": classes}

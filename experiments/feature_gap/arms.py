@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from experiments.feature_gap.crossfit import Ratios, corrected, corrected_views, unseen_ratios, widening
-from experiments.feature_gap.joint_training import train_fed_encoder
+from experiments.feature_gap.joint_training import train_jointly
 from lt_utils.data.datasets import ImageData
 from lt_utils.data.longtail import group_indices
 from lt_utils.diffusion.feature_diffusion import train_feature_diffusion
@@ -22,7 +22,7 @@ from lt_utils.metrics.recognition import class_accuracy
 from lt_utils.models.resnet import encode
 from lt_utils.recognition.encoders import train_encoder
 
-HEAD = dict(steps=250, batch=512, rate=0.01)
+HEAD = dict(steps=250, batch_size=512, lr=0.01)
 # 300 steps leave the tail of what diffusion draws up to 2.5 times too wide; on the folds of seed 0 (clean views) the
 # head then reaches 75.3 %, with 1,500 steps 76.2 % and with 4,000 steps 77.1 %.
 GENERATOR = dict(steps=2000, width=128, blocks=3)
@@ -34,7 +34,7 @@ VIEWS = {"clean": 1, "strong": 4}  # kind: views of an image
 ASIS, CROSSFIT, WIDENED = "as they are", "cross-fit", "widened"
 NONE, DIFFUSION, SPREAD_OUT = "No generation", "Diffusion", "Diffusion, omega -0.3"
 CONTROLS: dict[str, augmentation.Source] = {
-    NONE: augmentation.nothing,
+    NONE: augmentation.none_added,
     "Resampled real": augmentation.resampled_real,
     "Class Gaussian": augmentation.class_gaussian,
     "Head-tail mixing": augmentation.mixed_with_head,
@@ -50,9 +50,9 @@ def diffusion(
     """A source: feature diffusion fitted on features [N, D] with labels [N], and amounts[c] draws of each class c."""
     wanted = augmentation.amounts_to_labels(amounts, features.device)
     options = dict(omega=how.pop("omega", 0.0), steps=SAMPLING, seed=seed)
-    told = how.pop("label", "")
+    told = how.pop("title", "")
     generator = train_feature_diffusion(
-        features, labels, len(amounts), seed=seed, checkpoint=checkpoint, label=told, **(GENERATOR | how)
+        features, labels, len(amounts), seed=seed, checkpoint=checkpoint, title=told, **(GENERATOR | how)
     )
     return generator.generate(wanted, **options), wanted
 
@@ -85,8 +85,8 @@ class Stage:
 def stage(encoded: Encoded, views: Views, ratios: Ratios, counts: list[int], seed: int, path: Path) -> Stage:
     """Fit every source on the views and let it fill up the classes; `path`: of the generator's checkpoint."""
     made = CONTROLS | {
-        DIFFUSION: partial(diffusion, checkpoint=path, label=path.stem),
-        SPREAD_OUT: partial(diffusion, checkpoint=path, label=path.stem, omega=-0.3),
+        DIFFUSION: partial(diffusion, checkpoint=path, title=path.stem),
+        SPREAD_OUT: partial(diffusion, checkpoint=path, title=path.stem, omega=-0.3),
     }
     amounts = augmentation.topup_amounts(encoded.counts)
     added = {name: source(*views.flat, amounts, seed=seed) for name, source in made.items()}
@@ -151,12 +151,12 @@ def trained_rows(data: ImageData, epochs: int, seed: int, file: Callable[[str], 
     """Test logits of encoders whose head is fed while they train, and of one with the prior inside its loss."""
     found, how = {}, dict(epochs=epochs, seed=seed)
     made = {name: CONTROLS[name] for name in FED} | {
-        DIFFUSION: partial(diffusion, steps=FED_STEPS, label="diffusion on the current features")
+        DIFFUSION: partial(diffusion, steps=FED_STEPS, title="diffusion on the current features")
     }
     model = train_encoder(data, "logit-adjusted", alpha=0.5, checkpoint=file(f"balanced-encoder-seed{seed}"), **how)
     found["in training", NONE, "-"] = encode(model, data.test_images)[1]
     for name, source in made.items():
         path = file(f"fed-{name.split()[0].lower()}-seed{seed}")
-        model = train_fed_encoder(data, source, every=REFIT_EVERY, checkpoint=path, name=name, **how)
+        model = train_jointly(data, source, every=REFIT_EVERY, checkpoint=path, name=name, **how)
         found["in training", name, "-"] = encode(model, data.test_images)[1]
     return found

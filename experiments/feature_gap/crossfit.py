@@ -65,7 +65,7 @@ def fold_encoders(
         part = without_fold(data, fold, k)
         path = None if folder is None else Path(folder) / f"encoder-seed{seed}-without-fold{k}of{folds}.safetensors"
         label = f"encoder without fold {k + 1} of {folds}, seed {seed}"
-        model = train_encoder(part, method, seed=seed * 100 + k, checkpoint=path, label=label, **how)
+        model = train_encoder(part, method, seed=seed * 100 + k, checkpoint=path, title=label, **how)
         found.append(encode_data(model, part))
     return found
 

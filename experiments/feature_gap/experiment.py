@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from course.reference import averaged, keep
+from course.reference import averaged, save_reference
 from experiments.feature_gap import arms
 from experiments.feature_gap.arms import CONTROLS, DIFFUSION, SPREAD_OUT, VIEWS, Arm
 from experiments.feature_gap.crossfit import fold_encoders, fold_of
@@ -170,7 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.keep:
             title = f"{data.name}, ResNet-8 of {chosen.epochs} epochs, {chosen.folds} folds, {chosen.seeds} seeds"
             folder = REPOSITORY / "notebooks" / "reference"
-            path = keep(chosen.to, NAME, title, NOTE + told, COLUMNS, folder)
+            path = save_reference(chosen.to, NAME, title, NOTE + told, COLUMNS, folder)
             by_group = averaged(ratios, ("features", "group"))
             write_json(path, read_json(path) | {"rows": table, "differences": found, "ratios": by_group})
     except CourseError as error:

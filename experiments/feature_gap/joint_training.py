@@ -22,7 +22,7 @@ from lt_utils.training.loop import step_now, train
 from lt_utils.training.lr_schedules import cosine
 
 
-class Fed(nn.Module):
+class JointModel(nn.Module):
     """An encoder with a pool of features [M, D] and labels [M]; as buffers they are part of every checkpoint."""
 
     def __init__(self, encoder: ResNet, pool: int) -> None:
@@ -34,7 +34,7 @@ class Fed(nn.Module):
 
 
 @torch.no_grad()
-def refill(model: Fed, data: ImageData, source: Source, amounts: Sequence[int], seed: int) -> None:
+def refresh_pool(model: JointModel, data: ImageData, source: Source, amounts: Sequence[int], seed: int) -> None:
     """Fit `source` on the current features of the training images and fill the pool with what it draws.
 
     In full precision, although this happens inside a training step, which may not be. The random generators are left as
@@ -49,7 +49,9 @@ def refill(model: Fed, data: ImageData, source: Source, amounts: Sequence[int], 
     model.labels.copy_(labels)
 
 
-def fed_loss(model: Fed, index: Tensor, real_loss: Callable[[nn.Module, Tensor], Tensor], images: int) -> Tensor:
+def joint_loss(
+    model: JointModel, index: Tensor, real_loss: Callable[[nn.Module, Tensor], Tensor], images: int
+) -> Tensor:
     """Loss of a batch of real images at `index` [B], plus that of B M / N features of the pool through the head alone:
 
         CE(real) + M / N CE(added)
@@ -63,7 +65,7 @@ def fed_loss(model: Fed, index: Tensor, real_loss: Callable[[nn.Module, Tensor],
     return loss + ratio * F.cross_entropy(model.encoder.head(model.features[drawn]), model.labels[drawn])
 
 
-def train_fed_encoder(
+def train_jointly(
     data: ImageData,
     source: Source,
     *,
@@ -73,9 +75,9 @@ def train_fed_encoder(
     seed: int = 0,
     checkpoint: str | Path | None = None,
     depth: int = 8,
-    batch: int = 64,
-    rate: float = 0.1,
-    decay: float = 5e-4,
+    batch_size: int = 64,
+    lr: float = 0.1,
+    weight_decay: float = 5e-4,
     name: str = "",
 ) -> ResNet:
     """Train an encoder as `encoders.train_encoder` does, its head fed with features that fill up the classes.
@@ -94,17 +96,17 @@ def train_fed_encoder(
     n, amounts = len(data.train_labels), topup_amounts(data.counts)
     if not sum(amounts):
         raise CourseError("All classes have the same number of images: there is nothing to fill up.")
-    model = Fed(build_encoder(data, method, depth, seed=seed), sum(amounts))
+    model = JointModel(build_encoder(data, method, depth, seed=seed), sum(amounts))
     real_loss = encoder_loss(method, data, data.size // 8)
-    in_epoch = math.ceil(n / batch)
+    in_epoch = math.ceil(n / batch_size)
 
-    def loss(model: Fed, index: Tensor) -> Tensor:
+    def loss(model: JointModel, index: Tensor) -> Tensor:
         epoch, place = divmod(step_now(seed), in_epoch)
         if epoch < every:
             return real_loss(model.encoder, index)
         if place == 0 and epoch % every == 0:
-            refill(model, data, source, amounts, seed * 1000 + epoch)
-        return fed_loss(model, index, real_loss, n)
+            refresh_pool(model, data, source, amounts, seed * 1000 + epoch)
+        return joint_loss(model, index, real_loss, n)
 
     parameters = model.encoder.parameters()
     steps = train(
@@ -112,9 +114,9 @@ def train_fed_encoder(
         loss,
         n=n,
         steps=epochs * in_epoch,
-        batch=batch,
-        optimizer=torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay, nesterov=True),
-        lr=cosine,
+        batch_size=batch_size,
+        optimizer=torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=weight_decay, nesterov=True),
+        lr_schedule=cosine,
         seed=seed,
         checkpoint=checkpoint,
         recipe=f"{method}, head fed by {name or 'a source'} every {every} epochs, {data.key}",

@@ -34,7 +34,7 @@ class ResNet10(resnet.ResNet):
     authors do for ImageNet-LT.
 
     Args:
-        classes: number of classes C.
+        num_classes: number of classes C.
         head: "linear", "cosine" or "wcdas".
         mean, std: per channel, for images in 0..1; the network normalises its own input.
 
@@ -43,7 +43,7 @@ class ResNet10(resnet.ResNet):
 
     def __init__(
         self,
-        classes: int,
+        num_classes: int,
         head: str = "linear",
         mean: tuple[float, ...] = IMAGENET_LT_MEAN,
         std: tuple[float, ...] = IMAGENET_LT_STD,
@@ -51,10 +51,12 @@ class ResNet10(resnet.ResNet):
         super().__init__(resnet.BasicBlock, [1, 1, 1, 1])
         self.dim = self.fc.in_features
         del self.fc
-        self.config = dict(classes=classes, head=head, mean=list(mean), std=list(std))
+        self.config = dict(num_classes=num_classes, head=head, mean=list(mean), std=list(std))
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
-        self.head = WCDASHead(self.dim, classes, -1.0) if head == "wcdas" else build_head(head, self.dim, classes)
+        self.head = (
+            WCDASHead(self.dim, num_classes, -1.0) if head == "wcdas" else build_head(head, self.dim, num_classes)
+        )
 
     def features(self, images: Tensor) -> Tensor:
         """Features [B, 512], all >= 0, of images [B, 3, H, W] in 0..1. CourseError for uint8 images."""
@@ -75,14 +77,14 @@ def train_encoder(
     *,
     head: str = "linear",
     epochs: int = 90,
-    batch: int = 128,
-    rate: float = 0.2,
-    decay: float = 5e-4,
+    batch_size: int = 128,
+    lr: float = 0.2,
+    weight_decay: float = 5e-4,
     seed: int = 0,
     size: int = 224,
     workers: int | None = None,
     checkpoint: str | Path | None = None,
-    label: str = "ResNet-10",
+    title: str = "ResNet-10",
 ) -> ResNet10:
     """Train ResNet-10 with cross-entropy on the logits of its head: SGD, momentum 0.9, cosine rate; the last epoch.
 
@@ -91,22 +93,22 @@ def train_encoder(
     `loop.train` does.
     """
     torch.manual_seed(seed)
-    model = ResNet10(files.classes, head).to(device(), memory_format=torch.channels_last)
-    steps = epochs * math.ceil(len(files) / batch)
-    stream = Stream(TrainingBatches(files, steps, batch, seed, size), workers)
+    model = ResNet10(files.num_classes, head).to(device(), memory_format=torch.channels_last)
+    steps = epochs * math.ceil(len(files) / batch_size)
+    stream = Stream(TrainingBatches(files, steps, batch_size, seed, size), workers)
 
     def loss(model: nn.Module, index: Tensor) -> Tensor:
         images, labels = stream(index)
         return F.cross_entropy(model(unit(images)), labels)
 
-    optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9, weight_decay=decay)
-    facts = dict(n=len(files), steps=steps, batch=batch, optimizer=optimizer, lr=cosine, seed=seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=weight_decay)
+    facts = dict(n=len(files), steps=steps, batch_size=batch_size, optimizer=optimizer, lr_schedule=cosine, seed=seed)
     facts["recipe"] = f"images {files.key}, size {size}, head {head}"
     with deaths_told():
-        loop = list(track(train(model, loss, checkpoint=checkpoint, **facts), label))
+        loop = list(track(train(model, loss, checkpoint=checkpoint, **facts), title))
     if len(loop) > 1:
         share = stream.waited / (loop[-1].seconds - loop[0].seconds)
-        print(f"{label}: it waited for images {share:.0%} of the time", flush=True)
+        print(f"{title}: it waited for images {share:.0%} of the time", flush=True)
     return model.eval()
 
 

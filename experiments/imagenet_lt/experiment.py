@@ -42,8 +42,8 @@ from lt_utils.viz.tables import markdown
 STAGES = ("train", "encode", "retrain")
 # What a configuration must say, with a value of the right kind for each.
 LIST = {"list": "ImageNet_LT_train.txt", "root": "imagenet"}
-METHOD = {"head": "linear", "epochs": 90, "batch": 128, "rate": 0.2, "decay": 5e-4}
-GENERATOR = {"steps": 20000, "width": 512, "blocks": 4, "batch": 1024}
+METHOD = {"head": "linear", "epochs": 90, "batch_size": 128, "lr": 0.2, "weight_decay": 5e-4}
+GENERATOR = {"steps": 20000, "width": 512, "blocks": 4, "batch_size": 1024}
 RETRAINING = {"ratio": 0.2, "group": "few", "epochs": 400}
 SETTINGS = {"name": "imagenet-lt", "train": LIST, "test": LIST, "size": 224, "workers": None, "seeds": [0]}
 SETTINGS |= {"methods": {"CE": METHOD}, "generator": GENERATOR, "retraining": RETRAINING}
@@ -104,7 +104,7 @@ def save_features(path: Path, model: ResNet10, train: tuple[Tensor, Tensor], tes
     """Write (features, labels) of the training and test images, and the head of `model`, as `load_features` reads it."""
     tensors = {"train": train[0], "train_labels": train[1], "test": test[0], "test_labels": test[1]}
     tensors |= {f"head.{name}": value for name, value in model.head.state_dict().items()}
-    checkpoints.save(path, tensors, {"head": model.config["head"], "classes": model.config["classes"]})
+    checkpoints.save(path, tensors, {"head": model.config["head"], "classes": model.config["num_classes"]})
 
 
 def load_features(path: str | Path, where: torch.device | str = "cpu") -> Encoded:
@@ -147,9 +147,9 @@ def retrained_rows(encoded: Encoded, method: str, seed: int, settings: dict, run
         for test, values in test_scores(encoded.head, encoded).items()
     ]
     chosen, sizes = settings["retraining"], settings["generator"]
-    name = f"generator-{encoded.key}-{sizes['width']}x{sizes['blocks']}-{sizes['batch']}x{sizes['steps']}"
+    name = f"generator-{encoded.key}-{sizes['width']}x{sizes['blocks']}-{sizes['batch_size']}x{sizes['steps']}"
     generator = train_feature_diffusion(
-        encoded.train, encoded.train_labels, encoded.classes, **sizes, seed=seed, checkpoint=run.checkpoint(name)
+        encoded.train, encoded.train_labels, encoded.num_classes, **sizes, seed=seed, checkpoint=run.checkpoint(name)
     )
 
     def diffusion(features: Tensor, labels: Tensor, amounts: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -178,7 +178,7 @@ def run_all(settings: dict, stages: tuple[str, ...] = STAGES) -> None:
     chosen = settings["retraining"]
     generation_amounts(lists["training"].counts, chosen["ratio"], chosen["group"])  # refuses a group without a class
     for method, recipe in settings["methods"].items():
-        if settings["size"] <= 32 and (len(lists["training"]) - 1) % recipe["batch"] == 0:
+        if settings["size"] <= 32 and (len(lists["training"]) - 1) % recipe["batch_size"] == 0:
             raise CourseError(
                 f"{method}: a batch has one image alone, whose features at size 32 or less are one number a channel, which "
                 "batch normalisation cannot train on: choose another batch."
@@ -200,7 +200,7 @@ def _run_one(run: Run, settings: dict, stages: tuple[str, ...], files: ImageFile
     encoder, features = run.checkpoint("encoder"), run.file("features.safetensors")
     if "train" in stages and not encoder.exists():
         state, recipe = run.checkpoint("encoder-training"), settings["methods"][method]
-        model = train_encoder(files, **recipe, **view, seed=seed, checkpoint=state, label=label)
+        model = train_encoder(files, **recipe, **view, seed=seed, checkpoint=state, title=label)
         checkpoints.save_model(encoder, model, method=method, seed=seed)
         state.unlink(missing_ok=True)
     if "encode" in stages and not features.exists():

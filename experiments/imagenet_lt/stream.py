@@ -40,7 +40,7 @@ class TrainingBatches(Dataset):
 
     files: ImageFiles
     steps: int
-    batch: int
+    batch_size: int
     seed: int = 0
     size: int = 224
 
@@ -50,16 +50,16 @@ class TrainingBatches(Dataset):
     def images(self, k: int) -> int:
         """How many images step k has."""
         n = len(self.files)
-        return images_after(k + 1, n, self.batch) - images_after(k, n, self.batch)
+        return images_after(k + 1, n, self.batch_size) - images_after(k, n, self.batch_size)
 
     def __getitem__(self, k: int) -> tuple[Tensor, Tensor]:
         from torchvision.transforms import v2  # here: its import takes seconds, and lists do not need it
 
         view = v2.Compose([v2.RandomResizedCrop(self.size, antialias=True), v2.RandomHorizontalFlip()])
-        index, images = batch_of(k, len(self.files), self.batch, self.seed), []
+        index, images = batch_of(k, len(self.files), self.batch_size, self.seed), []
         with torch.random.fork_rng(devices=[]):  # without workers this runs inside a training step
             for place, i in enumerate(index.tolist()):
-                torch.default_generator.manual_seed(step_seed(self.seed, k) * self.batch + place)
+                torch.default_generator.manual_seed(step_seed(self.seed, k) * self.batch_size + place)
                 images.append(view(read_image(self.files.root / self.files.paths[i])))
         return torch.stack(images), self.files.labels[index]
 
@@ -74,17 +74,17 @@ class TestBatches(Dataset):
     __test__ = False  # pytest: not a test
 
     files: ImageFiles
-    batch: int = 128
+    batch_size: int = 128
     size: int = 224
 
     def __len__(self) -> int:
-        return math.ceil(len(self.files) / self.batch)
+        return math.ceil(len(self.files) / self.batch_size)
 
     def __getitem__(self, k: int) -> tuple[Tensor, Tensor]:
         from torchvision.transforms import v2
 
         view = v2.Compose([v2.Resize(round(self.size * 8 / 7), antialias=True), v2.CenterCrop(self.size)])
-        part = slice(k * self.batch, (k + 1) * self.batch)
+        part = slice(k * self.batch_size, (k + 1) * self.batch_size)
         images = [view(read_image(self.files.root / path)) for path in self.files.paths[part]]
         return torch.stack(images), self.files.labels[part]
 

@@ -38,7 +38,7 @@ class ImageData:
     class_names: tuple[str, ...]
 
     @property
-    def classes(self) -> int:
+    def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
 
@@ -60,12 +60,12 @@ class ImageData:
     @property
     def counts(self) -> list[int]:
         """Training images of each class."""
-        return torch.bincount(self.train_labels, minlength=self.classes).tolist()
+        return torch.bincount(self.train_labels, minlength=self.num_classes).tolist()
 
     def __repr__(self) -> str:
         return (
             f"{self.name}: {len(self.train_labels):,} training and {len(self.test_labels):,} test images, "
-            f"{self.size} x {self.size} x {self.channels}, {self.classes} classes"
+            f"{self.size} x {self.size} x {self.channels}, {self.num_classes} classes"
         )
 
     def to(self, device: torch.device | str) -> "ImageData":
@@ -99,10 +99,12 @@ class ImageData:
         suffix = "counts"
         if counts is None:
             n_max = max(self.counts) if n_max is None else n_max
-            counts = longtail.class_counts(n_max, self.classes, imbalance, profile, self.class_names)
+            counts = longtail.class_counts(n_max, self.num_classes, imbalance, profile, self.class_names)
             suffix = f"{'if' if profile == 'exponential' else profile}{imbalance:g}"
-        elif len(counts) != self.classes or min(counts) < 1:
-            raise CourseError(f"counts needs {self.classes} numbers, one for each class and none below 1: {counts}.")
+        elif len(counts) != self.num_classes or min(counts) < 1:
+            raise CourseError(
+                f"counts needs {self.num_classes} numbers, one for each class and none below 1: {counts}."
+            )
         kept = longtail.subset(self.train_labels, counts, seed, self.class_names).to(self.train_labels.device)
         name = f"{self.name}-{suffix}"
         return replace(self, name=name, train_images=self.train_images[kept], train_labels=self.train_labels[kept])

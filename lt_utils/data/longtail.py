@@ -18,21 +18,21 @@ GROUPS = ("many", "medium", "few")
 
 def class_counts(
     n_max: int,
-    classes: int,
+    num_classes: int,
     imbalance: float,
     profile: str = "exponential",
     class_names: Sequence[str] | None = None,
 ) -> list[int]:
     """Return how many training images each class keeps, largest class first.
 
-    With rho = 1 / imbalance = n_min / n_max, and i = 0 .. classes - 1:
+    With rho = 1 / imbalance = n_min / n_max, and i = 0 .. num_classes - 1:
 
-        exponential   n_i = floor(n_max * rho ** (i / (classes - 1)))          (Cui et al. 2019; Cao et al. 2019)
+        exponential   n_i = floor(n_max * rho ** (i / (num_classes - 1)))          (Cui et al. 2019; Cao et al. 2019)
         step          n_i = n_max in the first half of the classes (rounded up), floor(n_max * rho) in the others
 
     Args:
         n_max: images of the largest class, >= 1.
-        classes: number of classes, >= 1.
+        num_classes: number of classes, >= 1.
         imbalance: imbalance factor n_max / n_min, >= 1; 1 means balanced.
         profile: "exponential" or "step".
         class_names: only used to name a class in an error.
@@ -44,15 +44,17 @@ def class_counts(
     [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
     """
     choose("profile", profile, PROFILES)
-    if n_max < 1 or classes < 1:
-        raise CourseError(f"The largest class has {n_max} images and there are {classes} classes: both must be >= 1.")
+    if n_max < 1 or num_classes < 1:
+        raise CourseError(
+            f"The largest class has {n_max} images and there are {num_classes} classes: both must be >= 1."
+        )
     if not 1 <= imbalance < math.inf:  # written so that NaN is refused too
         raise CourseError(f"The imbalance factor is n_max / n_min and so at least 1 (balanced), not {imbalance:g}.")
     rho = 1 / imbalance
     if profile == "exponential":
-        shares = [rho ** (i / max(classes - 1, 1)) for i in range(classes)]
+        shares = [rho ** (i / max(num_classes - 1, 1)) for i in range(num_classes)]
     else:
-        shares = [1.0 if i < (classes + 1) // 2 else rho for i in range(classes)]
+        shares = [1.0 if i < (num_classes + 1) // 2 else rho for i in range(num_classes)]
     # The 1e-9 matters only where the exact value is a whole number and double precision falls just short of it:
     # 49 * (1 / 49) = 0.999... would otherwise leave the last class empty. Published counts are unchanged.
     counts = [math.floor(n_max * share + 1e-9) for share in shares]

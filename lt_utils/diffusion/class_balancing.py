@@ -40,7 +40,7 @@ class Mechanism(NamedTuple):
     balanced: bool  # with the class-balancing terms
     augmented: bool  # with EDM's augmentation instead of the mirror image alone
     prior: str  # where the second label comes from: "train" or "uniform"
-    batch: int
+    batch_size: int
     steps: int  # when the published model was evaluated; additional steps, for the fine-tuned one
     omega: float  # its guidance
 
@@ -153,10 +153,10 @@ def train_generator(
     mechanism: str = "regular",
     *,
     steps: int,
-    batch: int = 64,
-    rate: float = 2e-4,
-    lr: Callable[[int, int], float] | None = None,
-    decay: float = 0.9999,
+    batch_size: int = 64,
+    lr: float = 2e-4,
+    lr_schedule: Callable[[int, int], float] | None = None,
+    ema_decay: float = 0.9999,
     ema_warmup: bool = True,
     tau: float = 1.0,
     prior: str | Sequence[float] | None = None,
@@ -168,15 +168,15 @@ def train_generator(
     save_every: float = 20.0,
     precision: str = "auto",
     compiled: bool = False,
-    label: str = "",
+    title: str = "",
 ) -> UNet:
     """Train a copy of `start` on the training images of `data` by one of MECHANISMS; its moving average, for sampling.
 
     Args:
         start: a fresh network; for "balanced-finetuned" the average of a regular run. It stays as it is.
         steps: optimiser steps; for "balanced-finetuned" additional ones, after those `start` was trained for.
-        rate, lr: Adam's learning rate and its factor; default: a linear rise over 5,000 steps, then constant.
-        decay, ema_warmup: of the moving average; ema_warmup = False is the original's (see ConstantEMA).
+        lr, lr_schedule: Adam's learning rate and its factor at each step; default: a linear rise over 5,000 steps, then constant.
+        ema_decay, ema_warmup: of the moving average; ema_warmup = False is the original's (see ConstantEMA).
         tau, label_dropout, dropout_per, objective: as in `class_balancing_loss`.
         prior: where y' comes from (see `label_prior`); default: as the mechanism says.
         seed, checkpoint, save_every, precision: as in `loop.train`; training goes on from the checkpoint.
@@ -186,9 +186,9 @@ def train_generator(
     Raises CourseError for an unknown mechanism, numbers out of range, or a network that does not take what the mechanism needs.
     """
     chosen = MECHANISMS[choose("mechanism", mechanism, MECHANISMS)]
-    if not (0 <= label_dropout <= 1 and tau >= 0 and 0 <= decay <= 1):
+    if not (0 <= label_dropout <= 1 and tau >= 0 and 0 <= ema_decay <= 1):
         raise CourseError(
-            f"label_dropout and decay lie in 0..1, and tau is at least 0: got {label_dropout}, {decay} and {tau}."
+            f"label_dropout and ema_decay lie in 0..1, and tau is at least 0: got {label_dropout}, {ema_decay} and {tau}."
         )
     if chosen.augmented and not start.config["augmentation"]:
         raise CourseError("This mechanism tells the network how images were augmented: build it with augmentation=9.")
@@ -196,7 +196,7 @@ def train_generator(
     probabilities = label_prior(source, data.counts).to(device()) if chosen.balanced else None
     data = data.to(device())
     model = copy.deepcopy(start).requires_grad_(True).to(device(), memory_format=torch.channels_last)
-    ema = (EMA if ema_warmup else ConstantEMA)(model, decay)
+    ema = (EMA if ema_warmup else ConstantEMA)(model, ema_decay)
     if compiled:
         # torch keeps eight graphs of a forward and then gives up; those of earlier trainings would be among them.
         torch.compiler.reset()
@@ -230,17 +230,17 @@ def train_generator(
         loss,
         n=len(data.train_labels),
         steps=steps,
-        batch=batch,
-        optimizer=torch.optim.Adam(model.parameters(), rate),
-        lr=lr or linear_warmup(5000),
+        batch_size=batch_size,
+        optimizer=torch.optim.Adam(model.parameters(), lr),
+        lr_schedule=lr_schedule or linear_warmup(5000),
         seed=seed,
         ema=ema,
-        clip=1.0,
+        grad_clip=1.0,
         precision=precision,
         checkpoint=checkpoint,
         save_every=save_every,
         recipe=recipe,
     )
-    for _ in track(loop, label or f"{mechanism}, seed {seed}"):
+    for _ in track(loop, title or f"{mechanism}, seed {seed}"):
         pass
     return ema.model

@@ -55,14 +55,16 @@ class FeatureGenerator:
     precision: str = "fp32"
 
     def generate(
-        self, labels: Tensor, *, omega: float = 0.0, steps: int = 50, seed: int = 0, batch: int = 4096
+        self, labels: Tensor, *, omega: float = 0.0, steps: int = 50, seed: int = 0, batch_size: int = 4096
     ) -> Tensor:
         """A feature for each of `labels` [N], float32 [N, D], by DDIM in `steps` steps with guidance strength omega."""
         if not len(labels):
             return self.scale.mean.new_zeros(0, len(self.scale.mean))
         shape = (len(self.scale.mean),)
         with autocast(self.scale.mean.device, self.precision):
-            x = sample(self.model, self.schedule, labels, shape, steps=steps, omega=omega, seed=seed, batch=batch)
+            x = sample(
+                self.model, self.schedule, labels, shape, steps=steps, omega=omega, seed=seed, batch_size=batch_size
+            )
         return self.scale.inverse(x)
 
     def save(self, path: str | Path, **facts) -> None:
@@ -84,52 +86,52 @@ def load_generator(path: str | Path) -> FeatureGenerator:
 def train_feature_diffusion(
     features: Tensor,
     labels: Tensor,
-    classes: int,
+    num_classes: int,
     *,
     steps: int,
     width: int = 256,
     blocks: int = 4,
-    batch: int = 256,
-    rate: float = 1e-3,
-    decay: float = 0.99,
+    batch_size: int = 256,
+    lr: float = 1e-3,
+    ema_decay: float = 0.99,
     label_dropout: float = 0.1,
     seed: int = 0,
     precision: str = "fp32",
     checkpoint: str | Path | None = None,
-    label: str = "",
+    title: str = "",
 ) -> FeatureGenerator:
     """Train a diffusion model on features [N, D] with labels [N] and return the generator with the moving average.
 
     Standardised features, v objective, cosine schedule with T = 1000, AdamW with a cosine rate; a label is dropped with
     probability `label_dropout`, for guidance. `precision` "auto" is about twice as fast as "fp32" where the processor has
     bfloat16. Goes on from `checkpoint` if that is there, as `loop.train` does. CourseError for a label that is none of
-    0 .. classes - 1: it would be trained as "no label".
+    0 .. num_classes - 1: it would be trained as "no label".
     """
-    if classes and len(unknown := labels[(labels < 0) | (labels >= classes)]):
+    if num_classes and len(unknown := labels[(labels < 0) | (labels >= num_classes)]):
         raise CourseError(
-            f"Label {int(unknown[0])} is none of the {classes} classes, 0 .. {classes - 1}: give the number of classes that "
-            "these labels have."
+            f"Label {int(unknown[0])} is none of the {num_classes} classes, 0 .. {num_classes - 1}: give the number of "
+            "classes that these labels have."
         )
     scale, schedule = Standardiser.fit(features), cosine_schedule(1000)
     x0 = scale(features)
     torch.manual_seed(seed)
-    model = ResidualMLP(features.shape[1], classes, width, blocks).to(features.device)
-    ema = EMA(model, decay)
+    model = ResidualMLP(features.shape[1], num_classes, width, blocks).to(features.device)
+    ema = EMA(model, ema_decay)
     loop = train(
         model,
         lambda model, index: diffusion_loss(model, schedule, x0[index], labels[index], "v", label_dropout),
         n=len(x0),
         steps=steps,
-        batch=batch,
-        optimizer=torch.optim.AdamW(model.parameters(), rate),
-        lr=cosine,
+        batch_size=batch_size,
+        optimizer=torch.optim.AdamW(model.parameters(), lr),
+        lr_schedule=cosine,
         seed=seed,
         ema=ema,
         precision=precision,
         checkpoint=checkpoint,
         recipe=f"features {hashing.data_key(features, labels)}, dropout {label_dropout:g}, {precision}",
     )
-    for _ in track(loop, label or f"feature diffusion, seed {seed}", unit="features"):
+    for _ in track(loop, title or f"feature diffusion, seed {seed}", unit="features"):
         pass
     return FeatureGenerator(ema.model, scale, schedule, precision)
 

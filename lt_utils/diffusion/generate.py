@@ -29,15 +29,15 @@ SAMPLERS = {"ddim": None, "fixedlarge": "beta", "fixedsmall": "posterior"}
 
 
 # -------------------------------------------------------------------------------------------------------------- labels
-def balanced_labels(total: int, classes: int) -> Tensor:
+def balanced_labels(total: int, num_classes: int) -> Tensor:
     """Exactly total / classes labels of each class, int64 [total], in the order 0, 1, .., C-1, 0, 1, ...
 
     Any run of C labels in a row holds every class once, so shards and the parts of an Inception score are balanced too.
     Raises CourseError if `total` is not a multiple of `classes`.
     """
-    if total < 1 or total % classes:
-        raise CourseError(f"{total} samples cannot be divided evenly among {classes} classes: ask for a multiple.")
-    return torch.arange(total) % classes
+    if total < 1 or total % num_classes:
+        raise CourseError(f"{total} samples cannot be divided evenly among {num_classes} classes: ask for a multiple.")
+    return torch.arange(total) % num_classes
 
 
 def random_labels(total: int, weights: Sequence[float], seed: int = 0) -> Tensor:
@@ -69,7 +69,7 @@ def sample_to(
     as_bytes: bool = True,
     precision: str = "fp32",
     notes: dict | None = None,
-    label: str = "",
+    title: str = "",
 ) -> tuple[Tensor, Tensor]:
     """Draw an image for each of `labels` [N] into `folder` and return images [N, *shape] and labels [N], on the CPU.
 
@@ -110,7 +110,7 @@ def sample_to(
     was_training = denoiser.training
     denoiser.eval()
     try:
-        for number in track(missing, label or f"{len(labels):,} samples") if missing else ():
+        for number in track(missing, title or f"{len(labels):,} samples") if missing else ():
             # Seeded by shard: the start on the CPU, so that it is the same on every device, the rest where it is used.
             noise = torch.Generator().manual_seed(step_seed(seed, 2 * number))
             x = torch.randn((len(parts[number]), *shape), generator=noise).to(where)
@@ -174,7 +174,7 @@ def read_samples(folder: str | Path) -> tuple[Tensor, Tensor, dict]:
 
 
 def save_sheet(
-    path: str | Path, images: Tensor, labels: Tensor, per_class: int = 10, classes: int | None = None
+    path: str | Path, images: Tensor, labels: Tensor, per_class: int = 10, num_classes: int | None = None
 ) -> None:
     """A PNG of 8 bits, pixel for pixel: a row for each class, its first `per_class` images; missing ones are white.
 
@@ -182,13 +182,13 @@ def save_sheet(
     """
     images = (images if images.dtype == torch.uint8 else to_bytes(images)).cpu()
     labels = labels.cpu()
-    classes = int(labels.max()) + 1 if classes is None else classes
+    num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
     _, channels, height, width = images.shape
     gap = 2
     sheet = torch.full(
-        (channels, classes * (height + gap) - gap, per_class * (width + gap) - gap), 255, dtype=torch.uint8
+        (channels, num_classes * (height + gap) - gap, per_class * (width + gap) - gap), 255, dtype=torch.uint8
     )
-    for row in range(classes):
+    for row in range(num_classes):
         for column, image in enumerate(images[labels == row][:per_class]):
             top, left = row * (height + gap), column * (width + gap)
             sheet[:, top : top + height, left : left + width] = image

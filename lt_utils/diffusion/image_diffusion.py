@@ -27,14 +27,14 @@ def train_image_diffusion(
     mults: tuple[int, ...] = (1, 2, 2),
     blocks: int = 1,
     attention: tuple[int, ...] = (),
-    batch: int = 64,
-    rate: float = 2e-3,
-    decay: float = 0.995,
+    batch_size: int = 64,
+    lr: float = 2e-3,
+    ema_decay: float = 0.995,
     label_dropout: float = 0.1,
     seed: int = 0,
     checkpoint: str | Path | None = None,
     save_every: float = 20.0,
-    label: str = "",
+    title: str = "",
 ) -> UNet:
     """Train a class-conditional U-Net on the training images of `data`; its moving average, in evaluation mode.
 
@@ -42,9 +42,9 @@ def train_image_diffusion(
     """
     data = data.to(device())
     torch.manual_seed(seed)
-    model = UNet(data.channels, data.classes, width, mults, attention, blocks)
+    model = UNet(data.channels, data.num_classes, width, mults, attention, blocks)
     model.to(device(), memory_format=torch.channels_last)
-    ema = EMA(model, decay)
+    ema = EMA(model, ema_decay)
 
     def loss(model: nn.Module, index: Tensor) -> Tensor:
         images = to_signed(random_flip(data.train_images[index]))
@@ -55,16 +55,16 @@ def train_image_diffusion(
         loss,
         n=len(data.train_labels),
         steps=steps,
-        batch=batch,
-        optimizer=torch.optim.Adam(model.parameters(), rate),
-        lr=warmup_cosine,
+        batch_size=batch_size,
+        optimizer=torch.optim.Adam(model.parameters(), lr),
+        lr_schedule=warmup_cosine,
         seed=seed,
         ema=ema,
-        clip=1.0,
+        grad_clip=1.0,
         checkpoint=checkpoint,
         save_every=save_every,
         recipe=f"{data.key}, {objective}, {schedule}, dropout {label_dropout:g}",
     )
-    for _ in track(loop, label or f"diffusion, seed {seed}"):
+    for _ in track(loop, title or f"diffusion, seed {seed}"):
         pass
     return ema.model

@@ -36,7 +36,7 @@ class Defects:
         train_mode_bn: batch normalisation uses the statistics of each batch of 64, not the trained ones.
         lost_stem_relu: the ReLU after the stem is left out; alone it moves a feature by 13 % (cosine 0.99).
         augmented: one random crop and flip of each image, drawn once and kept, instead of the image.
-    Stage 2 (`train_faithful`):
+    Stage 2 (`train_published`):
         clamp_range: features are taken to lie in 0..1 and samples are clamped to it, but 4 % of the real entries exceed
             1, and more than a third of those on CIFAR-100.
         unclipped_snr: the loss is weighted by the signal-to-noise ratio itself, from 24,221 at t = 0 down to 0.024 at
@@ -72,7 +72,7 @@ NONE = Defects()
 
 # ---------------------------------------------------------------------------------------------------- stage 1: features
 @torch.no_grad()
-def extract(model: ResNet, images: Tensor, defects: Defects = NONE, *, seed: int = 0, batch: int = 64) -> Tensor:
+def extract(model: ResNet, images: Tensor, defects: Defects = NONE, *, seed: int = 0, batch_size: int = 64) -> Tensor:
     """Features [N, D] of uint8 images [N, channels, H, W], on the model's device; without defects those of `encode`.
 
     seed: decides which images share a batch, as in a shuffled loader, and how they are augmented. The features come in
@@ -87,7 +87,7 @@ def extract(model: ResNet, images: Tensor, defects: Defects = NONE, *, seed: int
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # all draws are on the CPU: a GPU's generator is left alone
-        for index in order.split(batch):
+        for index in order.split(batch_size):
             part = images[index.to(images.device)]
             if defects.augmented:
                 part = random_crop_flip(part.cpu())  # drawn on the CPU: the same views on every device
@@ -107,7 +107,7 @@ def loss_weights(schedule: Schedule, unclipped_snr: bool = False) -> Tensor:
     return snr if unclipped_snr else snr.clamp(max=5)
 
 
-def faithful_loss(model: nn.Module, schedule: Schedule, x0: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+def published_loss(model: nn.Module, schedule: Schedule, x0: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Mean squared error of the x_0 estimate for x0 [B, D] with labels [B] at random steps t, times weights[t] of [T]."""
     t = torch.randint(len(schedule), (len(x0),), device=x0.device)
     output = model(schedule.add_noise(x0, t, torch.randn_like(x0)), t, labels)
@@ -115,7 +115,7 @@ def faithful_loss(model: nn.Module, schedule: Schedule, x0: Tensor, labels: Tens
 
 
 @dataclass(frozen=True)
-class FaithfulGenerator:
+class PublishedGenerator:
     """A trained published diffusion, to be used like a feature_diffusion.FeatureGenerator."""
 
     model: FeatureUNet
@@ -130,7 +130,7 @@ class FaithfulGenerator:
         steps: int = 1000,
         eta: float = 1.0,
         seed: int = 0,
-        batch: int = 1024,
+        batch_size: int = 1024,
     ) -> Tensor:
         """A feature for each of `labels` [N], [N, D].
 
@@ -144,7 +144,7 @@ class FaithfulGenerator:
         shape, clip = (self.model.config["dim"],), 1.0 if self.clamp_range else None
         if not len(labels):
             return next(self.model.parameters()).new_zeros(0, *shape)
-        options = dict(objective="x0", steps=steps, eta=eta, clip=clip, seed=seed, batch=batch)
+        options = dict(objective="x0", steps=steps, eta=eta, clip=clip, seed=seed, batch_size=batch_size)
         return (sample(self.model, self.schedule, labels, shape, **options) + 1) / 2
 
     def save(self, path: str | Path, **facts) -> None:
@@ -153,29 +153,29 @@ class FaithfulGenerator:
         checkpoints.save_model(path, self.model, **numbers, **facts)
 
 
-def load_faithful(path: str | Path) -> FaithfulGenerator:
-    """The generator that `FaithfulGenerator.save` wrote, on the accelerator (or CPU). CourseError if it is none."""
+def load_published(path: str | Path) -> PublishedGenerator:
+    """The generator that `PublishedGenerator.save` wrote, on the accelerator (or CPU). CourseError if it is none."""
     model, facts = checkpoints.load_model(path, FeatureUNet, device())
     if "clamp_range" not in facts:
         raise CourseError(f"{path} holds a denoiser without the range of its features: train the generator again.")
-    return FaithfulGenerator(model, cosine_schedule(facts["T"]), facts["clamp_range"])
+    return PublishedGenerator(model, cosine_schedule(facts["T"]), facts["clamp_range"])
 
 
-def train_faithful(
+def train_published(
     features: Tensor,
     labels: Tensor,
-    classes: int,
+    num_classes: int,
     defects: Defects = NONE,
     *,
     steps: int,
     width: int = 64,
     mults: tuple[int, ...] = (1, 2, 4, 8),
-    batch: int = 256,
-    decay: float = 0.99,
+    batch_size: int = 256,
+    ema_decay: float = 0.99,
     seed: int = 0,
     checkpoint: str | Path | None = None,
-    label: str = "",
-) -> FaithfulGenerator:
+    title: str = "",
+) -> PublishedGenerator:
     """Train the published diffusion on features [N, D] with labels [N] and return its generator.
 
     x = 2 f - 1, x0 objective, cosine schedule with T = 1000, every label shown. The published length is 201 epochs: 9,849
@@ -185,21 +185,21 @@ def train_faithful(
     schedule = cosine_schedule(1000)
     x0, weights = 2 * features - 1, loss_weights(schedule, defects.unclipped_snr).float().to(features.device)
     torch.manual_seed(seed)
-    model = FeatureUNet(features.shape[1], classes, width, mults, not defects.no_positions).to(features.device)
+    model = FeatureUNet(features.shape[1], num_classes, width, mults, not defects.no_positions).to(features.device)
 
     def loss(model: nn.Module, index: Tensor) -> Tensor:
         if defects.sgd:  # the batches of the first epoch again
-            index = batch_of(step_now(seed) % -(-len(x0) // batch), len(x0), batch, seed).to(x0.device)
-        return faithful_loss(model, schedule, x0[index], labels[index], weights)
+            index = batch_of(step_now(seed) % -(-len(x0) // batch_size), len(x0), batch_size, seed).to(x0.device)
+        return published_loss(model, schedule, x0[index], labels[index], weights)
 
-    ema = None if defects.sgd else EMA(model, decay)
+    ema = None if defects.sgd else EMA(model, ema_decay)
     optimizer = torch.optim.SGD(model.parameters(), 1e-4) if defects.sgd else torch.optim.Adam(model.parameters(), 1e-3)
     loop = train(
         model,
         loss,
         n=len(x0),
         steps=steps,
-        batch=batch,
+        batch_size=batch_size,
         optimizer=optimizer,
         seed=seed,
         ema=ema,
@@ -208,6 +208,6 @@ def train_faithful(
         recipe=f"published, {replace(defects, clamp_range=False).key}, features {hashing.data_key(features, labels)}",
         checkpoint=checkpoint,
     )
-    for _ in track(loop, label or f"published feature diffusion, seed {seed}", unit="features"):
+    for _ in track(loop, title or f"published feature diffusion, seed {seed}", unit="features"):
         pass
-    return FaithfulGenerator(ema.model if ema else model.eval(), schedule, defects.clamp_range)
+    return PublishedGenerator(ema.model if ema else model.eval(), schedule, defects.clamp_range)

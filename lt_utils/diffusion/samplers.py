@@ -42,8 +42,8 @@ def guided(
 
     def predict(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         if omega:
-            nobody = torch.full_like(labels, denoiser.no_label)
-            both = denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([labels, nobody]))
+            null_labels = torch.full_like(labels, denoiser.no_label)
+            both = denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([labels, null_labels]))
             conditional, unconditional = both.to(x_t.dtype).chunk(2)
             output = conditional + omega * (conditional - unconditional)
         else:
@@ -134,7 +134,7 @@ def sample(
     omega: float = 0.0,
     clip: float | None = None,
     seed: int = 0,
-    batch: int = 256,
+    batch_size: int = 256,
 ) -> Tensor:
     """DDIM samples [N, *shape], float32, one for each of `labels` [N], in evaluation mode, in batches of `batch`.
 
@@ -148,7 +148,7 @@ def sample(
     start = torch.randn((len(labels), *shape), generator=torch.Generator().manual_seed(seed))
     generator = torch.Generator(device).manual_seed(seed + 1)
     parts = []
-    for noise, part in zip(start.split(batch), labels.split(batch), strict=True):
+    for noise, part in zip(start.split(batch_size), labels.split(batch_size), strict=True):
         predict = guided(denoiser, schedule, part.to(device), objective, omega, clip)
         parts.append(ddim(predict, schedule, noise.to(device), steps, eta, generator))
     denoiser.train(was_training)

@@ -11,14 +11,14 @@ from lt_utils.features.augmentation import (
     resampled_real,
     topup_amounts,
 )
-from lt_utils.features.encoding import Encoded, encode_data, obtain
+from lt_utils.features.encoding import Encoded, encode_data, load_or_train
 from lt_utils.features.retraining import (
     StandardisedHead,
     averaged,
-    estimated_again,
     fit_head,
     oracle_bound,
     predict,
+    recalibrate_batchnorm,
     result_rows,
     retrain_head,
     start_linear,
@@ -41,13 +41,13 @@ __all__ = [
     "distance_to_test",
     "encode_data",
     "encode_views",
-    "estimated_again",
+    "recalibrate_batchnorm",
     "fair_sample",
     "fair_split",
     "fit_head",
     "index_thirds",
     "nearest_distance",
-    "obtain",
+    "load_or_train",
     "oracle_bound",
     "predict",
     "ratio_amounts",

@@ -18,14 +18,14 @@ Source = Callable[..., tuple[Tensor, Tensor]]
 
 
 # ------------------------------------------------------------------------------------------------------------ how many
-def index_thirds(classes: int) -> dict[str, list[int]]:
+def index_thirds(num_classes: int) -> dict[str, list[int]]:
     """LDMLR's groups on CIFAR, by class number: 0-3 / 4-6 / 7-9 of 10 classes, 0-33 / 34-66 / 67-99 of 100."""
-    third = classes // 3
-    first, second = classes - 2 * third, classes - third
+    third = num_classes // 3
+    first, second = num_classes - 2 * third, num_classes - third
     return {
         "many": list(range(first)),
         "medium": list(range(first, second)),
-        "few": list(range(second, classes)),
+        "few": list(range(second, num_classes)),
     }
 
 
@@ -53,9 +53,9 @@ def ratio_amounts(
     return [max(round(ratio * n), least) if c in chosen else 0 for c, n in enumerate(counts)]
 
 
-def classes_of(group: str, members: Mapping[str, Sequence[int]], classes: int) -> Sequence[int]:
+def classes_of(group: str, members: Mapping[str, Sequence[int]], num_classes: int) -> Sequence[int]:
     """The classes of a group in `members`, or for "all" every class. CourseError if there is none: nothing would be added."""
-    chosen = range(classes) if group == "all" else members.get(group, ())
+    chosen = range(num_classes) if group == "all" else members.get(group, ())
     if not chosen:
         others = ", ".join(["all", *(name for name, found in members.items() if found)])
         raise CourseError(
@@ -76,7 +76,7 @@ def amounts_to_labels(amounts: Sequence[int], device: torch.device | str = "cpu"
 
 
 # ------------------------------------------------------------------------------------------------------------- controls
-def nothing(features: Tensor, labels: Tensor, amounts: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor]:
+def none_added(features: Tensor, labels: Tensor, amounts: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor]:
     """The control without added features: the retraining alone."""
     return features[:0], labels[:0]
 
@@ -169,11 +169,11 @@ def mixed_with_head(
 
 
 def _from_larger_classes(
-    features: Tensor, labels: Tensor, added: Tensor, classes: int, seed: int
+    features: Tensor, labels: Tensor, added: Tensor, num_classes: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """For each label of `added` a random feature, with its label, of a class that has more; every such class is equally
     likely."""
-    counts = torch.bincount(labels, minlength=classes)
+    counts = torch.bincount(labels, minlength=num_classes)
     order = counts.argsort(descending=True, stable=True)
     rank = order.argsort()
     larger = (_uniform(len(added), seed=seed).to(features.device) * rank[added]).long()
@@ -195,9 +195,9 @@ def _normal(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _covariance_root(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+def _covariance_root(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """A Cholesky factor [D, D] of the shared covariance. CourseError for features that are not finite numbers."""
-    root, failed = torch.linalg.cholesky_ex(_lifted(shared_covariance(features, labels, classes)))
+    root, failed = torch.linalg.cholesky_ex(_lifted(shared_covariance(features, labels, num_classes)))
     if not failed:
         return root
     if not features.isfinite().all():
@@ -205,7 +205,7 @@ def _covariance_root(features: Tensor, labels: Tensor, classes: int) -> Tensor:
     # Where hundreds of dimensions collapse to a few, float32 rounds by more than what `_lifted` adds. Apple's MPS has no
     # float64: there the CPU does it.
     exact, labels = (one.cpu() if one.device.type == "mps" else one for one in (features, labels))
-    return torch.linalg.cholesky(_lifted(shared_covariance(exact.double(), labels, classes))).to(features)
+    return torch.linalg.cholesky(_lifted(shared_covariance(exact.double(), labels, num_classes))).to(features)
 
 
 def _lifted(covariance: Tensor) -> Tensor:
@@ -216,7 +216,7 @@ def _lifted(covariance: Tensor) -> Tensor:
 
 # The names that records and the scoreboard use. "CE + LDMLR" stands beside them, made by a feature generator.
 CONTROLS: dict[str, Source] = {
-    "No generation": nothing,
+    "No generation": none_added,
     "Resampled real": resampled_real,
     "Class Gaussian": class_gaussian,
     "Uniform noise": uniform_noise,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lt_utils import hashing
 from lt_utils.data.datasets import ImageData, data_folder
 from lt_utils.errors import CourseError
-from lt_utils.models.published import load_official_ldmlr
+from lt_utils.models.published import load_published_ldmlr
 from lt_utils.models.resnet import ResNet, encode
 from lt_utils.recognition import encoders
 from lt_utils.runs.folder import Run
@@ -41,7 +41,7 @@ class Encoded:
         return self.train.shape[1]
 
     @property
-    def classes(self) -> int:
+    def num_classes(self) -> int:
         """Number of classes C."""
         return len(self.counts)
 
@@ -61,7 +61,7 @@ def encode_data(model: ResNet, data: ImageData) -> Encoded:
     return Encoded(train, data.train_labels, test, data.test_labels, logits, model.head, data.counts, model, data)
 
 
-def encode_official(path: str | Path, data: ImageData) -> Encoded:
+def encode_published(path: str | Path, data: ImageData) -> Encoded:
     """Features of the published LDMLR ResNet-32 in the .npz file `path`, for CIFAR-10 or CIFAR-100 in `data`.
 
     The published CIFAR-10 encoder saw red and blue swapped in training, so its images are swapped here. Raises CourseError
@@ -73,36 +73,36 @@ def encode_official(path: str | Path, data: ImageData) -> Encoded:
         raise CourseError(
             f"The published encoders take RGB images; those of {data.name} have {data.channels} channel: take CIFAR."
         )
-    model = load_official_ldmlr(path, data.classes).to(device(), memory_format=torch.channels_last)
-    if data.classes == 10:
+    model = load_published_ldmlr(path, data.num_classes).to(device(), memory_format=torch.channels_last)
+    if data.num_classes == 10:
         swap = [2, 1, 0]
         data = replace(data, train_images=data.train_images[:, swap], test_images=data.test_images[:, swap])
     return encode_data(model, data)
 
 
-def obtain(
+def load_or_train(
     data: ImageData,
     seed: int,
     *,
     earlier: Run | None = None,
-    official: str = "",
+    published: str = "",
     checkpoint: str | Path | None = None,
     epochs: int = 20,
     depth: int = 8,
 ) -> tuple[Encoded, str]:
     """Features of `data` by the encoder of this seed, and a sentence that says where the encoder came from.
 
-    In this order: the published encoder in the file `official`; the "CE" encoder of this seed in `earlier`, a finished
+    In this order: the published encoder in the file `published`; the "CE" encoder of this seed in `earlier`, a finished
     run of notebook 03; else one trained now with cross-entropy and mixup, `epochs` long, kept in `checkpoint`.
     """
-    if official:
-        return encode_official(official, data), f"published LDMLR encoder {Path(official).name}"
+    if published:
+        return encode_published(published, data), f"published LDMLR encoder {Path(published).name}"
     stored = None if earlier is None else earlier.path / "checkpoints" / f"encoder-ce-seed{seed}.safetensors"
     if stored is not None and stored.exists():
         model, _ = checkpoints.load_model(stored, ResNet, device())
         return encode_data(model, data), f"encoder of seed {seed} loaded from {earlier.name}"
     model = encoders.train_encoder(
-        data, "ce-mixup", epochs=epochs, depth=depth, seed=seed, checkpoint=checkpoint, label=f"encoder, seed {seed}"
+        data, "ce-mixup", epochs=epochs, depth=depth, seed=seed, checkpoint=checkpoint, title=f"encoder, seed {seed}"
     )
     why = "no run of notebook 03 was found" if earlier is None else f"{earlier.name} holds no CE encoder of this seed"
     return encode_data(model, data), f"encoder of seed {seed} trained here for {epochs} epochs: {why}"

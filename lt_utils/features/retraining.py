@@ -34,9 +34,9 @@ def retrain_head(
     added_labels: Tensor,
     *,
     epochs: int = 400,
-    batch: int = 1024,
-    rate: float = 1e-3,
-    decay: float = 1e-5,
+    batch_size: int = 1024,
+    lr: float = 1e-3,
+    weight_decay: float = 1e-5,
     seed: int = 0,
 ) -> Retrained:
     """LDMLR's stage 3: train a copy of the encoder's head on the real and the added features, the encoder frozen.
@@ -49,14 +49,14 @@ def retrain_head(
     features = torch.cat([data.train, added])
     labels = torch.cat([data.train_labels, added_labels])
     head = copy.deepcopy(data.head).requires_grad_(True)
-    a_epoch = -(-len(features) // batch)
+    a_epoch = -(-len(features) // batch_size)
     loop = train(
         head,
         lambda head, index: F.cross_entropy(head(features[index]), labels[index]),
         n=len(features),
         steps=epochs * a_epoch,
-        batch=batch,
-        optimizer=torch.optim.Adam(head.parameters(), rate, weight_decay=decay),
+        batch_size=batch_size,
+        optimizer=torch.optim.Adam(head.parameters(), lr, weight_decay=weight_decay),
         seed=seed,
         precision="fp32",
     )
@@ -142,8 +142,8 @@ def fit_head(
     mixup: float = 0.0,
     anchor: float = 0.0,
     steps: int = 1500,
-    batch: int = 1024,
-    rate: float = 3e-3,
+    batch_size: int = 1024,
+    lr: float = 3e-3,
     seed: int = 0,
     watch: int = 0,
 ) -> Fitted:
@@ -164,7 +164,7 @@ def fit_head(
     Adam with a cosine rate; every draw depends on `seed`. The head after the last step is the result.
     """
     choose("kind of head", kind, ("linear", "cosine"))
-    classes, n, rounds = encoded.classes, len(views.labels), len(views.features)
+    classes, n, rounds = encoded.num_classes, len(views.labels), len(views.features)
     added_features, added_labels = added if added is not None else (views.features[0, :0], views.labels[:0])
     # All that a step can draw, in one row: every view of image 0 .. N-1, view after view, then the added features.
     pool = torch.cat([views.features.flatten(0, 1), added_features])
@@ -188,8 +188,8 @@ def fit_head(
         goal = share[:, None] * F.one_hot(labels, classes) + (1 - share[:, None]) * F.one_hot(partner, classes)
         if mixup:
             weight = torch.distributions.Beta(mixup, mixup).sample(index.shape).to(features.device)[:, None]
-            fellow = torch.randperm(len(index), device=features.device)
-            features, goal = (torch.lerp(part[fellow], part, weight) for part in (features, goal))
+            partner_index = torch.randperm(len(index), device=features.device)
+            features, goal = (torch.lerp(part[partner_index], part, weight) for part in (features, goal))
         value = F.cross_entropy(head(features) + tau * prior, goal)
         for now, then in zip(head.parameters(), start, strict=False):
             value = value + anchor * (now - then).square().sum()
@@ -200,9 +200,9 @@ def fit_head(
         loss,
         n=n + len(added_labels),
         steps=steps,
-        batch=batch,
-        optimizer=torch.optim.Adam(head.parameters(), rate),
-        lr=cosine,
+        batch_size=batch_size,
+        optimizer=torch.optim.Adam(head.parameters(), lr),
+        lr_schedule=cosine,
         seed=seed,
         precision="fp32",
     )
@@ -228,7 +228,7 @@ def predict(head: nn.Module, *test: Tensor) -> Tensor:
     return averaged(*(head(features) for features in test))
 
 
-def estimated_again(model: nn.Module, batches: Sequence[Tensor]) -> nn.Module:
+def recalibrate_batchnorm(model: nn.Module, batches: Sequence[Tensor]) -> nn.Module:
     """A copy of an encoder whose batch-norm statistics are those of `batches` (images in 0..1), each batch weighing alike.
 
     An encoder trained with mixup stores the statistics of mixed images, but is tested on clean ones. No label is used.

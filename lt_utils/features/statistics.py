@@ -7,18 +7,18 @@ from torch import Tensor
 
 
 # ---------------------------------------------------------------------------------------------------------- statistics
-def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Mean feature of each class, [C, D]; nan for a class without a feature."""
-    total = features.new_zeros(classes, features.shape[1]).index_add_(0, labels, features)
-    return total / torch.bincount(labels, minlength=classes)[:, None]
+    total = features.new_zeros(num_classes, features.shape[1]).index_add_(0, labels, features)
+    return total / torch.bincount(labels, minlength=num_classes)[:, None]
 
 
-def class_spread(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+def class_spread(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Root-mean-square distance of the features [N, D] of each class to their class mean, [C]."""
-    means = class_means(features, labels, classes)
+    means = class_means(features, labels, num_classes)
     squared = (features - means[labels]).square().sum(1)
-    total = squared.new_zeros(classes).index_add_(0, labels, squared)
-    return (total / torch.bincount(labels, minlength=classes)).sqrt()
+    total = squared.new_zeros(num_classes).index_add_(0, labels, squared)
+    return (total / torch.bincount(labels, minlength=num_classes)).sqrt()
 
 
 def relative_length(means: Tensor, reference: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def nearest_distance(features: Tensor, others: Tensor, *, same: bool = False) ->
     return distance.amin(1)
 
 
-def shared_covariance(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+def shared_covariance(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Covariance [D, D] of features [N, D] around their class means, all classes together."""
-    centred = features - class_means(features, labels, classes)[labels]
-    return centred.T @ centred / max(1, len(features) - classes)
+    centred = features - class_means(features, labels, num_classes)[labels]
+    return centred.T @ centred / max(1, len(features) - num_classes)

@@ -1,6 +1,6 @@
 """Views: several random versions of every training image, seen through a frozen encoder.
 
-An encoder that was trained long enough knows its training images by heart; their features are then unlike those of new
+An encoder that was trained long enough has memorised its training images; their features are then unlike those of new
 images. Views that the encoder has not seen in training come closer, and this module measures how much closer.
 """
 
@@ -53,7 +53,7 @@ def join(*sets: Views) -> Views:
 
 
 @torch.no_grad()
-def encode_fast(model: ResNet, images: Tensor, batch: int = 128) -> Tensor:
+def encode_fast(model: ResNet, images: Tensor, batch_size: int = 128) -> Tensor:
     """Features [N, D], float32, of images [N, channels, H, W] (uint8, or floats in 0..1), in evaluation mode.
 
     In mixed precision where that is fast: the features differ from `resnet.encode` by under one percent, which is far
@@ -62,7 +62,7 @@ def encode_fast(model: ResNet, images: Tensor, batch: int = 128) -> Tensor:
     model.eval()
     where = model.conv1.weight.device
     parts = []
-    for part in images.split(batch):
+    for part in images.split(batch_size):
         x = unit(part.to(where)) if part.dtype == torch.uint8 else part.to(where)
         with autocast(where):
             parts.append(model.features(x).float())
@@ -126,7 +126,7 @@ def _one_view(model: ResNet, images: Tensor, labels: Tensor, kind: str) -> tuple
     return torch.cat(parts), labels[partner], share
 
 
-def seen_by(model: ResNet, encoded: Encoded) -> Encoded:
+def encode_with(model: ResNet, encoded: Encoded) -> Encoded:
     """The same images through another encoder with the same head, such as one with batch-norm statistics estimated anew."""
     if encoded.images is None:
         raise CourseError("These features came without their images: make them with features.obtain or encode_data.")
@@ -153,7 +153,7 @@ def distance_to_test(features: Tensor, labels: Tensor, encoded: Encoded) -> dict
 
     Raises CourseError if a class has none of `features`: the average of all class means would not be a number.
     """
-    classes = encoded.classes
+    classes = encoded.num_classes
     if absent := (torch.bincount(labels, minlength=classes) == 0).nonzero().flatten().tolist():
         raise CourseError(
             f"Class {absent[0]} has no feature to compare with the test features: give at least one of each."

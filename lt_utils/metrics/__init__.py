@@ -18,7 +18,7 @@ from lt_utils.metrics.recognition import (
     reliability,
     scores,
 )
-from lt_utils.metrics.statistics import mean_error, mean_std, paired_difference, student, tell
+from lt_utils.metrics.statistics import format_mean, mean_error, mean_std, paired_difference, student
 
 __all__ = [
     "Extractor",
@@ -44,5 +44,5 @@ __all__ = [
     "reliability",
     "scores",
     "student",
-    "tell",
+    "format_mean",
 ]

@@ -58,14 +58,14 @@ class Extractor:
         return official if self.original else f"{general}[{self.name.removeprefix('encoder:')}@{self.sha256[:8]}]"
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, batch: int = 250) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, batch_size: int = 250) -> tuple[Tensor, Tensor]:
         """Features float32 [N, D] and probabilities float32 [N, K], on the CPU, of images [N, C, H, W].
 
         images: uint8 in 0..255, or float in -1..1 (as generated, not rounded to bytes). Grey images count as RGB where
         the network wants three channels.
         """
         features, probabilities = [], []
-        for part in images.split(batch):
+        for part in images.split(batch_size):
             part = part.to(device())
             part = part.float() / 255 if part.dtype == torch.uint8 else part.float().add(1).div(2)
             if part.shape[1] == 1 and self.record.get("channels") == 3:
@@ -126,7 +126,7 @@ def encoder_extractor(model: ResNet, name: str) -> Extractor:
             return features, model.head(features).softmax(1)
 
     record = {"resize": "none", "input": "0..1", "dimension": model.dim, "channels": model.config["channels"]}
-    return _extractor(f"encoder:{name}", fingerprint(model), Both(), record | {"classes": model.config["classes"]})
+    return _extractor(f"encoder:{name}", fingerprint(model), Both(), record | {"classes": model.config["num_classes"]})
 
 
 def _extractor(name: str, sha256: str, network: nn.Module, record: dict) -> Extractor:

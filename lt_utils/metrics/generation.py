@@ -97,7 +97,9 @@ def kernel_distance(
 
 
 # ------------------------------------------------------------------------------------- precision-recall of distributions
-def cluster(features: Tensor, clusters: int, generator: torch.Generator, rounds: int = 10, batch: int = 4096) -> Tensor:
+def cluster(
+    features: Tensor, clusters: int, generator: torch.Generator, rounds: int = 10, batch_size: int = 4096
+) -> Tensor:
     """Cluster of each of features [N, D], int64 [N], by mini-batch k-means (Sculley 2010) from random members."""
     order = torch.randperm(len(features), generator=generator).to(features.device)
     centres = features[order[:clusters]].clone()
@@ -108,14 +110,14 @@ def cluster(features: Tensor, clusters: int, generator: torch.Generator, rounds:
 
     for _ in range(rounds):
         order = torch.randperm(len(features), generator=generator).to(features.device)
-        for index in order.split(batch):
+        for index in order.split(batch_size):
             part, place = features[index], assign(features[index])
             count = torch.bincount(place, minlength=len(centres)).to(features.dtype)
             total = torch.zeros_like(centres).index_add_(0, place, part)
             seen += count
             # Each centre is the mean of all it was ever given: it moves by count / seen towards the new mean.
             centres += (total - count[:, None] * centres) / seen.clamp(min=1)[:, None]
-    return torch.cat([assign(part) for part in features.split(batch)])
+    return torch.cat([assign(part) for part in features.split(batch_size)])
 
 
 def f_scores(real: Tensor, generated: Tensor, beta: float = 8.0, angles: int = 1001) -> tuple[float, float]:

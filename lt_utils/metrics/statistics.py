@@ -39,7 +39,7 @@ def paired_difference(first: Tensor, second: Tensor) -> tuple[float, float, floa
     return mean, error, (d.mean(0).std() / d.shape[1] ** 0.5).item()
 
 
-def tell(values: Sequence[float], unit: str = "%") -> str:
+def format_mean(values: Sequence[float], unit: str = "%") -> str:
     """ "79.1 ± 0.4 % (3 seeds)", or "79.1 % (one run)" for a single value."""
     mean, std = mean_std(values)
     return (

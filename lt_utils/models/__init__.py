@@ -3,7 +3,7 @@
 from lt_utils.models.feature_denoisers import FeatureUNet, ResidualMLP
 from lt_utils.models.heads import CosineHead, LinearHead, WCDASHead, build_head
 from lt_utils.models.inception import Inception
-from lt_utils.models.published import load_official_ldmlr
+from lt_utils.models.published import load_published_ldmlr
 from lt_utils.models.resnet import Block, ResNet, channel_statistics, encode
 from lt_utils.models.unet import (
     Condition,
@@ -33,7 +33,7 @@ __all__ = [
     "build_head",
     "channel_statistics",
     "encode",
-    "load_official_ldmlr",
+    "load_published_ldmlr",
     "parameter_counts",
     "published_unet",
     "sinusoid",

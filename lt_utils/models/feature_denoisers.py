@@ -32,16 +32,16 @@ class ModulatedBlock(nn.Module):
 class ResidualMLP(nn.Module):
     """Denoiser for feature vectors: a stack of residual blocks, each modulated by step and label.
 
-    Args: dim: length D of a feature. classes: number of classes C. width: hidden width, even. blocks: residual blocks.
+    Args: dim: length D of a feature. num_classes: number of classes C. width: hidden width, even. blocks: residual blocks.
 
     Raises CourseError for an odd width.
     """
 
-    def __init__(self, dim: int, classes: int, width: int = 256, blocks: int = 4) -> None:
+    def __init__(self, dim: int, num_classes: int, width: int = 256, blocks: int = 4) -> None:
         super().__init__()
-        self.config = dict(dim=dim, classes=classes, width=width, blocks=blocks)
-        self.no_label = classes
-        self.condition = Condition(width, width, classes)
+        self.config = dict(dim=dim, num_classes=num_classes, width=width, blocks=blocks)
+        self.no_label = num_classes
+        self.condition = Condition(width, width, num_classes)
         self.stem = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(ModulatedBlock(width) for _ in range(blocks))
         self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, dim)
@@ -121,14 +121,19 @@ class FeatureUNet(nn.Module):
     by 8. So from pure noise it must expect the same of each of the 8 blocks of 8 numbers, whatever the class, and what it
     draws has the blocks in random order. `positions` adds what is missing: a learned vector for each position.
 
-    Args: dim: length D of a feature. classes: number of classes C. width: channels at full length, divisible by 8.
+    Args: dim: length D of a feature. num_classes: number of classes C. width: channels at full length, divisible by 8.
     mults: channels of each level, as multiples of width; every level but the last halves the sequence.
     positions: add a learned vector to each position after the stem.
     Raises CourseError if D cannot be halved so often, or if width is not divisible by 8.
     """
 
     def __init__(
-        self, dim: int, classes: int, width: int = 64, mults: tuple[int, ...] = (1, 2, 4, 8), positions: bool = False
+        self,
+        dim: int,
+        num_classes: int,
+        width: int = 64,
+        mults: tuple[int, ...] = (1, 2, 4, 8),
+        positions: bool = False,
     ) -> None:
         super().__init__()
         if dim % 2 ** (len(mults) - 1) or width % 8:
@@ -136,9 +141,9 @@ class FeatureUNet(nn.Module):
                 f"The 1-D U-Net halves a feature {len(mults) - 1} times and norms 8 groups of channels: "
                 f"dim={dim} and width={width} do not allow it; use an encoder with more features, or width 64."
             )
-        self.config = dict(dim=dim, classes=classes, width=width, mults=list(mults), positions=positions)
-        self.no_label, condition = classes, 4 * width
-        self.condition = Condition(width, condition, classes)
+        self.config = dict(dim=dim, num_classes=num_classes, width=width, mults=list(mults), positions=positions)
+        self.no_label, condition = num_classes, 4 * width
+        self.condition = Condition(width, condition, num_classes)
         self.condition.mlp[1] = nn.GELU()
         self.stem = nn.Conv1d(1, width, 1)
         self.positions = nn.Parameter(torch.randn(width, dim)) if positions else None

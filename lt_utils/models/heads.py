@@ -15,17 +15,17 @@ from lt_utils.errors import choose
 class LinearHead(nn.Linear):
     """logit_c = <w_c, f> + b_c, with Kaiming-normal weights as in the CIFAR ResNets (He et al. 2016)."""
 
-    def __init__(self, dim: int, classes: int) -> None:
-        super().__init__(dim, classes)
+    def __init__(self, dim: int, num_classes: int) -> None:
+        super().__init__(dim, num_classes)
         nn.init.kaiming_normal_(self.weight)
 
 
 class CosineHead(nn.Module):
     """logit_c = scale * cos(f, w_c): no bias and no length, so a frequent class cannot win by a long weight vector."""
 
-    def __init__(self, dim: int, classes: int, scale: float = 16.0) -> None:
+    def __init__(self, dim: int, num_classes: int, scale: float = 16.0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(F.normalize(torch.empty(classes, dim).uniform_(-1, 1), dim=1))
+        self.weight = nn.Parameter(F.normalize(torch.empty(num_classes, dim).uniform_(-1, 1), dim=1))
         self.scale = scale
 
     def forward(self, features: Tensor) -> Tensor:
@@ -46,10 +46,10 @@ class WCDASHead(nn.Module):
 
     PI = 3.14
 
-    def __init__(self, dim: int, classes: int, concentration: float = 0.0) -> None:
+    def __init__(self, dim: int, num_classes: int, concentration: float = 0.0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(classes, dim).uniform_(-1, 1) / math.sqrt(dim))
-        self.raw_concentration = nn.Parameter(torch.full((classes,), float(concentration)))
+        self.weight = nn.Parameter(torch.empty(num_classes, dim).uniform_(-1, 1) / math.sqrt(dim))
+        self.raw_concentration = nn.Parameter(torch.full((num_classes,), float(concentration)))
         self.raw_scale = nn.Parameter(torch.zeros(()))
 
     def density(self, cosine: Tensor) -> Tensor:
@@ -67,6 +67,6 @@ class WCDASHead(nn.Module):
 HEADS = {"linear": LinearHead, "cosine": CosineHead, "wcdas": WCDASHead}
 
 
-def build_head(name: str, dim: int, classes: int) -> nn.Module:
+def build_head(name: str, dim: int, num_classes: int) -> nn.Module:
     """The head called `name` ("linear", "cosine", "wcdas") for features of length `dim`. CourseError if unknown."""
-    return HEADS[choose("head", name, HEADS)](dim, classes)
+    return HEADS[choose("head", name, HEADS)](dim, num_classes)

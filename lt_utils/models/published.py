@@ -30,23 +30,23 @@ def _arrays(path: str | Path) -> dict[str, Tensor]:
     return {name.replace("fc.", "head."): torch.from_numpy(value) for name, value in found.items()}
 
 
-def load_official_ldmlr(path: str | Path, classes: int) -> ResNet:
+def load_published_ldmlr(path: str | Path, num_classes: int) -> ResNet:
     """The published LDMLR ResNet-32 (one array per state entry in an .npz), in evaluation mode.
 
     The CIFAR-10 encoder was trained on images with red and blue swapped: give it images[:, [2, 1, 0]].
     The CIFAR-100 encoder takes true RGB. Raises CourseError if the file cannot be read as an .npz (a .pth or .npy cannot),
     does not hold this network for `classes` classes, or holds weights that are not finite numbers.
     """
-    model, name = ResNet(classes), Path(path).name
+    model, name = ResNet(num_classes), Path(path).name
     state = _arrays(path)
     if "head.weight" not in state:
         raise CourseError(
             f"{name} has no entry 'fc.weight', only such as {next(iter(state), 'none')!r}: it is no ResNet-32 as published, or "
             "its names have a prefix ('module.', 'model.') that must be taken off."
         )
-    if len(shape := state["head.weight"].shape) == 2 and shape[0] != classes:
+    if len(shape := state["head.weight"].shape) == 2 and shape[0] != num_classes:
         raise CourseError(
-            f"{name} holds an encoder for {shape[0]} classes, not {classes}: load it with classes={shape[0]}."
+            f"{name} holds an encoder for {shape[0]} classes, not {num_classes}: load it with classes={shape[0]}."
         )
     # The published file leaves out the batch counters of BatchNorm, which evaluation does not use.
     counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}

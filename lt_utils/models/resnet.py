@@ -41,7 +41,7 @@ class ResNet(nn.Module):
     With depth 32 and 3 input channels it has 464,154 parameters for 10 classes and 470,004 for 100 (linear head).
 
     Args:
-        classes: number of classes C.
+        num_classes: number of classes C.
         channels: channels of the images, 1 or 3.
         depth: 8, 14, 20, 26, 32, ...
         width: channels of the first stage; the stages have width, 2 width and 4 width, and a feature has 4 width numbers.
@@ -53,7 +53,7 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
-        classes: int,
+        num_classes: int,
         channels: int = 3,
         depth: int = 32,
         width: int = 16,
@@ -70,7 +70,13 @@ class ResNet(nn.Module):
             )
         blocks = (depth - 2) // 6
         self.config = dict(
-            classes=classes, channels=channels, depth=depth, width=width, head=head, mean=list(mean), std=list(std)
+            num_classes=num_classes,
+            channels=channels,
+            depth=depth,
+            width=width,
+            head=head,
+            mean=list(mean),
+            std=list(std),
         )
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
@@ -83,7 +89,7 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
-        self.head = build_head(head, self.dim, classes)
+        self.head = build_head(head, self.dim, num_classes)
 
     @staticmethod
     def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
@@ -116,14 +122,14 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 
 
 @torch.no_grad()  # not inference_mode: its tensors could not be used to train a head or a denoiser
-def encode(model: ResNet, images: Tensor, batch: int = 500) -> tuple[Tensor, Tensor]:
+def encode(model: ResNet, images: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
     """Features [N, D] and logits [N, C] of uint8 images [N, channels, H, W], in evaluation mode and float32.
 
     The images may lie on another device than the model; features and logits lie on the model's.
     """
     was_training, where = model.training, model.conv1.weight.device
     model.eval()
-    features = [model.features(unit(part.to(where))) for part in images.split(batch)]
+    features = [model.features(unit(part.to(where))) for part in images.split(batch_size)]
     logits = [model.head(part) for part in features]
     model.train(was_training)
     return torch.cat(features), torch.cat(logits)

@@ -27,7 +27,7 @@ class Condition(nn.Module):
     zeros, or None, add exactly nothing. CourseError for an odd dim, the width of a denoiser.
     """
 
-    def __init__(self, dim: int, out: int, classes: int, augmentation: int = 0) -> None:
+    def __init__(self, dim: int, out: int, num_classes: int, augmentation: int = 0) -> None:
         super().__init__()
         if dim % 2:
             raise CourseError(
@@ -36,7 +36,7 @@ class Condition(nn.Module):
         self.dim = dim
         self.mlp = nn.Sequential(nn.Linear(dim, out), nn.SiLU(), nn.Linear(out, out))
         # One row per class; the row of "no label" is left out of the parameters and is zero (see forward).
-        self.label = nn.Embedding(classes, out) if classes else None
+        self.label = nn.Embedding(num_classes, out) if num_classes else None
         self.augmentation = nn.Linear(augmentation, out, bias=False) if augmentation else None
 
     def forward(self, t: Tensor, y: Tensor, augmentation: Tensor | None = None) -> Tensor:
@@ -108,7 +108,7 @@ class UNet(nn.Module):
 
     Args:
         channels: channels of the images [B, channels, H, W]; H and W divisible by 2^(levels - 1).
-        classes: number of classes C; 0 for an unconditional network.
+        num_classes: number of classes C; 0 for an unconditional network.
         width: channels at full resolution. mults: channels of each level, as multiples of width.
         attention: the levels (0 = full resolution) with attention; the middle block always has it.
         blocks: residual blocks per level on the way down. dropout: probability in each residual block.
@@ -122,7 +122,7 @@ class UNet(nn.Module):
     def __init__(
         self,
         channels: int,
-        classes: int,
+        num_classes: int,
         width: int = 32,
         mults: tuple[int, ...] = (1, 2, 2),
         attention: tuple[int, ...] = (1,),
@@ -134,7 +134,7 @@ class UNet(nn.Module):
         super().__init__()
         self.config = dict(
             channels=channels,
-            classes=classes,
+            num_classes=num_classes,
             width=width,
             mults=list(mults),
             attention=list(attention),
@@ -143,9 +143,9 @@ class UNet(nn.Module):
             augmentation=augmentation,
             groups=groups,
         )
-        self.no_label, self.levels = classes, len(mults)
+        self.no_label, self.levels = num_classes, len(mults)
         condition = 4 * width
-        self.condition = Condition(width, condition, classes, augmentation)
+        self.condition = Condition(width, condition, num_classes, augmentation)
         self.stem = nn.Conv2d(channels, width, 3, padding=1)
 
         def block(inputs: int, outputs: int, level: int) -> ResidualBlock:
@@ -208,7 +208,7 @@ AUGMENTATION = 9  # numbers that describe an EDM augmentation (lt_utils.data.edm
 
 
 def published_unet(
-    classes: int,
+    num_classes: int,
     size: str = "full",
     *,
     channels: int = 3,
@@ -232,7 +232,7 @@ def published_unet(
     options = SIZES[choose("U-Net size", size, SIZES)]
     model = UNet(
         channels,
-        classes,
+        num_classes,
         **options,
         dropout=dropout,
         augmentation=AUGMENTATION if augmentation else 0,

@@ -27,10 +27,19 @@ METHODS = ("ce", "ce-mixup", "logit-adjusted", "wcdas")
 # Keywords of `train_encoder` at the size of the papers (a ResNet-32 of 0.46 million parameters).
 RECIPES: dict[str, dict] = {
     # LDMLR's "CE", as its released checkpoints record it.
-    "ce": dict(method="ce-mixup", depth=32, epochs=200, batch=64, rate=0.1, decay=5e-4, schedule=multistep),
+    "ce": dict(
+        method="ce-mixup", depth=32, epochs=200, batch_size=64, lr=0.1, weight_decay=5e-4, lr_schedule=multistep
+    ),
     # WCDAS, first stage; its second is `finetune_head(model, data, **HEAD_RECIPE)`.
     "wcdas": dict(
-        method="wcdas", depth=32, epochs=700, batch=256, rate=0.2, decay=1e-4, augment="autoaugment", nesterov=False
+        method="wcdas",
+        depth=32,
+        epochs=700,
+        batch_size=256,
+        lr=0.2,
+        weight_decay=1e-4,
+        augment="autoaugment",
+        nesterov=False,
     ),
     # A stronger single network. The highest published results of this size on CIFAR-LT share 400 epochs and AutoAugment
     # with Cutout (PaCo, NCL, ProCo, ConCutMix); the logit-adjusted loss and mixup are what this course knows to help
@@ -39,9 +48,9 @@ RECIPES: dict[str, dict] = {
         method="logit-adjusted",
         depth=32,
         epochs=400,
-        batch=128,
-        rate=0.1,
-        decay=5e-4,
+        batch_size=128,
+        lr=0.1,
+        weight_decay=5e-4,
         augment="autoaugment",
         alpha=0.5,
     ),
@@ -84,7 +93,7 @@ def build_encoder(data: ImageData, method: str = "ce", depth: int = 8, width: in
     """An untrained encoder for `data` on the accelerator (or CPU), its initial weights drawn with `seed`."""
     torch.manual_seed(seed)
     mean, std = channel_statistics(data.train_images)
-    model = ResNet(data.classes, data.channels, depth, width, "wcdas" if method == "wcdas" else "linear", mean, std)
+    model = ResNet(data.num_classes, data.channels, depth, width, "wcdas" if method == "wcdas" else "linear", mean, std)
     return model.to(device(), memory_format=torch.channels_last)
 
 
@@ -97,14 +106,14 @@ def train_encoder(
     checkpoint: str | Path | None = None,
     depth: int = 8,
     width: int = 16,
-    batch: int = 64,
-    rate: float = 0.1,
-    decay: float = 5e-4,
-    schedule=cosine,
+    batch_size: int = 64,
+    lr: float = 0.1,
+    weight_decay: float = 5e-4,
+    lr_schedule=cosine,
     augment: str = "weak",
     alpha: float | None = None,
     nesterov: bool = True,
-    label: str = "",
+    title: str = "",
 ) -> ResNet:
     """Train an encoder by `method` for `epochs` with SGD (momentum 0.9); the last epoch, in evaluation mode.
 
@@ -113,22 +122,22 @@ def train_encoder(
     """
     data = data.to(device())
     model = build_encoder(data, method, depth, width, seed)
-    optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9, weight_decay=decay, nesterov=nesterov)
+    optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=weight_decay, nesterov=nesterov)
     n = len(data.train_labels)
     recipe = f"{method}, augment {augment}, alpha {mixing(method, alpha):g}, nesterov {nesterov}, {data.key}"
     steps = train(
         model,
         encoder_loss(method, data, data.size // 8, augment, alpha),
         n=n,
-        steps=epochs * math.ceil(n / batch),
-        batch=batch,
+        steps=epochs * math.ceil(n / batch_size),
+        batch_size=batch_size,
         optimizer=optimizer,
-        lr=schedule,
+        lr_schedule=lr_schedule,
         seed=seed,
         checkpoint=checkpoint,
         recipe=recipe,
     )
-    for _ in track(steps, label or f"{method}, seed {seed}"):
+    for _ in track(steps, title or f"{method}, seed {seed}"):
         pass
     return model.eval()
 
@@ -141,5 +150,5 @@ def train_judge(
     It never sees a long-tailed set, and its seed is none of the seeds that the notebooks compare.
     """
     return train_encoder(
-        data, "ce", epochs=epochs, seed=seed, checkpoint=checkpoint, depth=depth, batch=128, rate=0.2, label="judge"
+        data, "ce", epochs=epochs, seed=seed, checkpoint=checkpoint, depth=depth, batch_size=128, lr=0.2, title="judge"
     )

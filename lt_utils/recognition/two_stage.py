@@ -17,7 +17,7 @@ from lt_utils.training.loop import step_now, train
 from lt_utils.training.lr_schedules import cosine
 
 # Keywords of `finetune_head`: the second stage of WCDAS.
-HEAD_RECIPE: dict = dict(epochs=30, batch=256, rate=0.005, decay=1e-4, augment="autoaugment")
+HEAD_RECIPE: dict = dict(epochs=30, batch_size=256, lr=0.005, weight_decay=1e-4, augment="autoaugment")
 
 
 def class_aware_order(labels: Tensor, total: int, per_class: int = 4, seed: int = 0) -> Tensor:
@@ -48,12 +48,12 @@ def finetune_head(
     epochs: int = 30,
     seed: int = 0,
     checkpoint: str | Path | None = None,
-    batch: int = 256,
-    rate: float = 0.005,
-    decay: float = 1e-4,
+    batch_size: int = 256,
+    lr: float = 0.005,
+    weight_decay: float = 1e-4,
     augment: str = "autoaugment",
     drifting_bn: bool = False,
-    label: str = "",
+    title: str = "",
 ) -> ResNet:
     """The second stage of WCDAS: a copy of `model` whose head is trained on class-balanced batches, the rest frozen.
 
@@ -65,8 +65,8 @@ def finetune_head(
     before = fingerprint(model)  # the checkpoint holds the frozen part, too: it must not bring back another one
     model = copy.deepcopy(model).to(device()).requires_grad_(False)
     model.head.requires_grad_(True)
-    in_epoch = max(1, len(data.train_labels) // batch)
-    order = class_aware_order(data.train_labels, epochs * in_epoch * batch, seed=seed).view(-1, batch)
+    in_epoch = max(1, len(data.train_labels) // batch_size)
+    order = class_aware_order(data.train_labels, epochs * in_epoch * batch_size, seed=seed).view(-1, batch_size)
     cross_entropy = encoder_loss("ce", data, data.size // 8, augment)
 
     def loss(model: nn.Module, index: Tensor) -> Tensor:
@@ -76,15 +76,15 @@ def finetune_head(
     steps = train(
         model,
         loss,
-        n=in_epoch * batch,
+        n=in_epoch * batch_size,
         steps=epochs * in_epoch,
-        batch=batch,
-        optimizer=torch.optim.SGD(model.head.parameters(), rate, momentum=0.9, weight_decay=decay),
-        lr=cosine,
+        batch_size=batch_size,
+        optimizer=torch.optim.SGD(model.head.parameters(), lr, momentum=0.9, weight_decay=weight_decay),
+        lr_schedule=cosine,
         seed=seed,
         checkpoint=checkpoint,
         recipe=f"head alone, augment {augment}, drifting_bn {drifting_bn}, {data.key}, after {before[:12]}",
     )
-    for _ in track(steps, label or f"head, seed {seed}"):
+    for _ in track(steps, title or f"head, seed {seed}"):
         pass
     return model.requires_grad_(True).eval()

@@ -85,6 +85,16 @@ def save_model(path: str | Path, model: nn.Module, *, half: bool = False, **fact
     save(path, state, {"class": type(model).__name__, "config": model.config, **facts})
 
 
+# What tells one training from another had other names in earlier files, and so had the arguments of a model.
+EARLIER = {"batch_size": "batch", "lr": "rate", "weight_decay": "decay", "lr_schedule": "schedule", "grad_clip": "clip"}
+EARLIER |= {"ema_decay": "ema", "num_classes": "classes"}
+
+
+def with_names_of_today(facts: dict) -> dict:
+    """The facts of a checkpoint, or the config of a model, under the names they have now."""
+    return facts | {new: facts[old] for new, old in EARLIER.items() if old in facts and new not in facts}
+
+
 def load_model(path: str | Path, kind: type[nn.Module], device: torch.device | str = "cpu") -> tuple[nn.Module, dict]:
     """The model that `save_model` wrote, in evaluation mode, and its facts. CourseError if it is not a `kind`."""
     tensors, facts = load(path)
@@ -93,7 +103,8 @@ def load_model(path: str | Path, kind: type[nn.Module], device: torch.device | s
             f"{path} holds a {facts.get('class', 'training state')}, not a {kind.__name__}: give the path of a {kind.__name__}."
         )
     try:
-        model = kind(**facts["config"])
+        config = with_names_of_today(facts["config"])
+        model = kind(**{name: value for name, value in config.items() if name not in EARLIER.values()})
     except (KeyError, TypeError) as error:
         raise CourseError(
             f"{path} was written by another version of the course ({error}): run the notebook that makes it again."
@@ -103,7 +114,7 @@ def load_model(path: str | Path, kind: type[nn.Module], device: torch.device | s
 
 
 # ------------------------------------------------------------------------------------------------- a training under way
-def identity(path: str | Path | None) -> tuple[int, int] | None:
+def file_version(path: str | Path | None) -> tuple[int, int] | None:
     """What tells one written file from the next at the same path; None if there is no file."""
     if path is None or not os.path.exists(path):
         return None
@@ -143,6 +154,7 @@ def resume_training(
     Raises CourseError, before anything is changed, if the checkpoint was saved with other `facts` or another architecture.
     """
     tensors, stored = load(path)
+    stored = with_names_of_today(stored)
     different = [name for name, value in facts.items() if stored.get(name) != value]
     if different:
         told = ", ".join(f"{name} {stored.get(name)!r} instead of {facts[name]!r}" for name in different)

@@ -58,10 +58,10 @@ def step_now(seed: int) -> int:
     return torch.initial_seed() - step_seed(seed, 0)
 
 
-def batch_of(k: int, n: int, batch: int, seed: int) -> Tensor:
+def batch_of(k: int, n: int, batch_size: int, seed: int) -> Tensor:
     """Indices [<= batch] of step k (0-based): each epoch permutes 0 .. n-1 anew, and its last batch may be short."""
-    epoch, place = divmod(k, math.ceil(n / batch))
-    return _shuffled(n, step_seed(seed, epoch))[place * batch : (place + 1) * batch]
+    epoch, place = divmod(k, math.ceil(n / batch_size))
+    return _shuffled(n, step_seed(seed, epoch))[place * batch_size : (place + 1) * batch_size]
 
 
 @lru_cache(maxsize=4)  # one epoch of each training that is under way, not one permutation a step
@@ -80,10 +80,10 @@ def _seed_step(where: torch.device, seed: int) -> None:
         getattr(module, "manual_seed_all", module.manual_seed)(seed)
 
 
-def images_after(k: int, n: int, batch: int) -> int:
+def images_after(k: int, n: int, batch_size: int) -> int:
     """How many images k steps of `batch_of` have visited."""
-    epochs, place = divmod(k, math.ceil(n / batch))
-    return epochs * n + min(place * batch, n)
+    epochs, place = divmod(k, math.ceil(n / batch_size))
+    return epochs * n + min(place * batch_size, n)
 
 
 # By checkpoint: the losses of the training that used it last; they tell one training from another.
@@ -96,13 +96,13 @@ def train(
     *,
     n: int,
     steps: int,
-    batch: int,
+    batch_size: int,
     optimizer: torch.optim.Optimizer,
-    lr: Callable[[int, int], float] = constant,
+    lr_schedule: Callable[[int, int], float] = constant,
     seed: int = 0,
     ema: EMA | None = None,
     precision: str = "auto",
-    clip: float | None = None,
+    grad_clip: float | None = None,
     checkpoint: str | Path | None = None,
     save_every: float = 20.0,
     recipe: str | None = None,
@@ -111,10 +111,10 @@ def train(
 
     Args:
         loss: loss(model, index) -> scalar, for the data at `index` [<= batch]; it picks, augments and evaluates.
-        n: number of training samples; every epoch visits each once. steps: optimiser steps in all. batch: samples a step.
-        lr: factor on the optimiser's learning rate, lr(k, steps) for k = 0 .. steps-1.
+        n: number of training samples; every epoch visits each once. steps: optimiser steps in all. batch_size: samples a step.
+        lr_schedule: factor on the optimiser's learning rate, lr_schedule(k, steps) for k = 0 .. steps-1.
         seed: decides every random draw inside the loop, not the model's initial weights.
-        ema: updated after each step. clip: largest norm of the gradient. precision: "auto", "bf16" or "fp32".
+        ema: updated after each step. grad_clip: largest norm of the gradient. precision: "auto", "bf16" or "fp32".
         checkpoint: file to save to every `save_every` seconds, at Ctrl-C, when the caller leaves the loop, and at the end.
             If it exists, training goes on from it; if it is finished, one Step is yielded and nothing is trained.
         recipe: what else tells this training from others (its loss, augmentation); a checkpoint must agree in it.
@@ -122,8 +122,10 @@ def train(
     Raises CourseError if n, steps or batch is below 1, if the checkpoint is of another training (architecture, class
     count, seed, data size, length, optimiser and its rates), if it cannot be read or written, and if a loss is not finite.
     """
-    if min(n, steps, batch) < 1:
-        raise CourseError(f"Training needs data, steps and a batch of at least 1: n={n}, steps={steps}, batch={batch}.")
+    if min(n, steps, batch_size) < 1:
+        raise CourseError(
+            f"Training needs data, steps and a batch of at least 1: n={n}, steps={steps}, batch={batch_size}."
+        )
     where = next(model.parameters()).device
     if where.type == "cpu":
         choose_threads()
@@ -133,14 +135,14 @@ def train(
         model=type(model).__name__,
         n=n,
         steps=steps,
-        batch=batch,
+        batch_size=batch_size,
         seed=seed,
         optimizer=type(optimizer).__name__,
-        rate=[float(rate) for rate in base],
-        decay=[group.get("weight_decay", 0) for group in optimizer.param_groups],
-        schedule=getattr(lr, "__name__", type(lr).__name__),
-        clip=clip,
-        ema=ema.decay if ema else None,
+        lr=[float(rate) for rate in base],
+        weight_decay=[group.get("weight_decay", 0) for group in optimizer.param_groups],
+        lr_schedule=getattr(lr_schedule, "__name__", type(lr_schedule).__name__),
+        grad_clip=grad_clip,
+        ema_decay=ema.decay if ema else None,
         recipe=recipe,  # checkpoints from before there was a recipe have none, which is the same as None
     )
     average = ema.model if ema else None
@@ -148,12 +150,12 @@ def train(
     if checkpoint is not None and Path(checkpoint).exists():
         start, spent = checkpoints.resume_training(checkpoint, facts, model, optimizer, average, losses)
     began = saved = time.monotonic()
-    ours = checkpoints.identity(checkpoint)
+    ours = checkpoints.file_version(checkpoint)
     _latest[str(checkpoint)] = losses
 
     def state(k: int) -> Step:
         seconds = spent + time.monotonic() - began
-        return Step(k, steps, optimizer.param_groups[0]["lr"], images_after(k, n, batch), seconds, losses)
+        return Step(k, steps, optimizer.param_groups[0]["lr"], images_after(k, n, batch_size), seconds, losses)
 
     def save(k: int) -> None:
         nonlocal ours
@@ -166,12 +168,12 @@ def train(
                     "the data and in the weights at the start."
                 )
             raise CourseError(
-                f"The loss is no longer a finite number from step {first} on: lower the learning rate or set clip=1.0."
+                f"The loss is no longer a finite number from step {first} on: lower the learning rate or set grad_clip=1.0."
             )
         if checkpoint is not None:
             done = {"step": k, "seconds": state(k).seconds}
             checkpoints.save_training(checkpoint, facts | done, model, optimizer, average, losses)
-            ours = checkpoints.identity(checkpoint)
+            ours = checkpoints.file_version(checkpoint)
 
     if start == steps:
         yield state(steps)
@@ -180,15 +182,15 @@ def train(
         with FinishStep() as ctrl_c:
             _seed_step(where, step_seed(seed, k))
             # Not waiting for the copy to end: a GPU gets its next step while it works on this one.
-            index = batch_of(k, n, batch, seed).to(where, non_blocking=where.type == "cuda")
+            index = batch_of(k, n, batch_size, seed).to(where, non_blocking=where.type == "cuda")
             for group, rate in zip(optimizer.param_groups, base, strict=True):
-                group["lr"] = rate * lr(k, steps)
+                group["lr"] = rate * lr_schedule(k, steps)
             with autocast(where, precision):
                 value = loss(model, index)
             optimizer.zero_grad(set_to_none=True)
             value.backward()
-            if clip is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            if grad_clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
             optimizer.step()
             if ema is not None:
                 ema.update(model, k)
@@ -205,7 +207,7 @@ def train(
             yield state(k + 1)
         except GeneratorExit:  # the caller's loop was left: by a break, an error, or Ctrl-C outside of a step
             # Python may close a forgotten loop much later, when another one has long gone on with this model and file.
-            alone = _latest[str(checkpoint)] is losses and checkpoints.identity(checkpoint) == ours
+            alone = _latest[str(checkpoint)] is losses and checkpoints.file_version(checkpoint) == ours
             if alone and not last:
                 try:
                     save(k + 1)

@@ -1,4 +1,4 @@
-"""The two pictures of notebooks 07 and 08: how far training features are from test features, and the ladder of methods."""
+"""The two pictures of notebooks 07 and 08: how far training features are from test features, and a dot plot of methods."""
 
 from collections.abc import Sequence
 
@@ -40,7 +40,7 @@ def gaps_to_test(
     return figure
 
 
-def ladder(
+def method_dots(
     axes: Axes,
     rungs: Sequence[tuple[str, dict[str, tuple[float, float]]]],
     lines: dict[str, float],

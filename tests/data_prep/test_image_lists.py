@@ -70,7 +70,7 @@ def by_name(line):
 # ----------------------------------------------------------------------------------------------------------------- .csv
 def test_mini_imagenet_lt_is_read_as_it_is_published(mini):
     train = read_csv_list(mini / "train.csv", mini)
-    assert (len(train), train.classes, train.counts) == (10, 3, [5, 3, 2]) and train.labels.dtype == torch.int64
+    assert (len(train), train.num_classes, train.counts) == (10, 3, [5, 3, 2]) and train.labels.dtype == torch.int64
     assert train.labels.tolist() == [0] * 5 + [1] * 3 + [2] * 2 and train.names == WORDS
     assert train.paths[5] == "images/n0144076400000000.jpg" and all((mini / path).is_file() for path in train.paths)
     test = read_csv_list(mini / "test.csv", mini, train)
@@ -303,7 +303,7 @@ def test_inaturalist_is_read(nature):
     )
     assert train.names == ("Bellis perennis", "Corvus corax")
     val = read_inaturalist(nature / "val2018.json", nature, train)
-    assert val.labels.tolist() == [1, 0] and val.classes == 2
+    assert val.labels.tolist() == [1, 0] and val.num_classes == 2
     (nature / "val2018.json").write_bytes(b"\xef\xbb\xbf" + (nature / "val2018.json").read_bytes())
     assert read_inaturalist(nature / "val2018.json", nature, train).paths == val.paths
     inside = read_inaturalist(nature / "train2018.json", nature / "train_val2018")

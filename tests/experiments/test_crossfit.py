@@ -70,7 +70,7 @@ def test_folds_that_cannot_be_are_refused(counts, folds, said):
 def test_fold_encoders_have_not_seen_what_they_hold_and_never_the_test_set(tiny, tmp_path, monkeypatch):
     given = []
 
-    def untrained(data, method, *, seed, checkpoint, label, depth):
+    def untrained(data, method, *, seed, checkpoint, title, depth):
         given.append((data, checkpoint))
         return build_encoder(data, method, depth, 4, seed).eval()
 
@@ -148,20 +148,20 @@ def test_widening_leaves_means_and_many_classes_alone():
 
 # ------------------------------------------------------------------------------------------------- while it is trained
 def fed(tiny, source=resampled_real, **changes):
-    return joint_training.train_fed_encoder(
-        tiny, source, **dict(dict(epochs=4, every=2, batch=32, name="test"), **changes)
+    return joint_training.train_jointly(
+        tiny, source, **dict(dict(epochs=4, every=2, batch_size=32, name="test"), **changes)
     )
 
 
 def test_added_features_reach_the_head_alone(tiny):
-    model = joint_training.Fed(build_encoder(tiny), 50)
+    model = joint_training.JointModel(build_encoder(tiny), 50)
     model.features.copy_(torch.rand_like(model.features))
-    index, nothing = torch.arange(20), lambda encoder, index: encoder.head.bias.sum() * 0
-    joint_training.fed_loss(model, index, nothing, 25).backward()
+    index, no_loss = torch.arange(20), lambda encoder, index: encoder.head.bias.sum() * 0
+    joint_training.joint_loss(model, index, no_loss, 25).backward()
     assert all(parameter.grad is None for name, parameter in model.encoder.named_parameters() if "head" not in name)
     # 20 images and M / N = 2: 40 draws of the pool, twice their mean.
     torch.manual_seed(4)
-    value = joint_training.fed_loss(model, index, nothing, 25)
+    value = joint_training.joint_loss(model, index, no_loss, 25)
     torch.manual_seed(4)
     drawn = torch.randint(50, (40,))
     expected = 2 * F.cross_entropy(model.encoder.head(model.features[drawn]), model.labels[drawn])
@@ -177,8 +177,8 @@ def test_a_training_with_features_is_not_continued_on_other_data(tiny, tmp_path)
 
 def test_with_nothing_from_the_pool_it_is_the_usual_training(tiny, monkeypatch):
     real_only = lambda model, index, real_loss, images: real_loss(model.encoder, index)  # noqa: E731
-    monkeypatch.setattr(joint_training, "fed_loss", real_only)
-    usual, ours = train_encoder(tiny, epochs=4, batch=32), fed(tiny)
+    monkeypatch.setattr(joint_training, "joint_loss", real_only)
+    usual, ours = train_encoder(tiny, epochs=4, batch_size=32), fed(tiny)
     assert all(torch.equal(a, b) for a, b in zip(usual.state_dict().values(), ours.state_dict().values(), strict=True))
 
 
@@ -199,7 +199,7 @@ def test_the_source_sees_the_current_features_and_fills_up_the_classes(tiny):
 
 
 def test_the_pool_is_made_in_full_precision_and_the_encoder_still_learns(tiny):
-    model, given = joint_training.Fed(build_encoder(tiny), 20), []
+    model, given = joint_training.JointModel(build_encoder(tiny), 20), []
     exact, _ = encode(model.encoder, tiny.train_images)
 
     def source(features, *_, seed):
@@ -207,8 +207,8 @@ def test_the_pool_is_made_in_full_precision_and_the_encoder_still_learns(tiny):
         return features[:20], torch.arange(20) % 10
 
     with torch.autocast("cpu", torch.bfloat16):
-        joint_training.refill(model, tiny, source, [2] * 10, 0)
-        value = joint_training.fed_loss(model, torch.arange(20), encoder_loss("ce", tiny, 1), 20)
+        joint_training.refresh_pool(model, tiny, source, [2] * 10, 0)
+        value = joint_training.joint_loss(model, torch.arange(20), encoder_loss("ce", tiny, 1), 20)
     assert torch.equal(given[0], exact) and torch.equal(model.features, exact[:20])
     value.backward()
     assert all(parameter.grad is not None for parameter in model.encoder.parameters())
@@ -217,7 +217,7 @@ def test_the_pool_is_made_in_full_precision_and_the_encoder_still_learns(tiny):
 def test_it_resumes_to_the_same_encoder(tiny, tmp_path, monkeypatch):
     path, straight = tmp_path / "fed.safetensors", fed(tiny)
     with monkeypatch.context() as stopped:  # 4 steps an epoch: the pool was filled before step 9
-        stopped.setattr(joint_training, "track", lambda steps, label: itertools.islice(steps, 10))
+        stopped.setattr(joint_training, "track", lambda steps, title: itertools.islice(steps, 10))
         fed(tiny, checkpoint=path)
     assert checkpoints.load(path)[1]["step"] == 10
     resumed = fed(tiny, checkpoint=path)

@@ -38,7 +38,7 @@ def small(monkeypatch, tmp_path):
         return record, json.loads((tmp_path / "notebooks" / "reference" / f"{experiment.NAME}.json").read_text())
 
     monkeypatch.setattr(experiment, "REPOSITORY", tmp_path)
-    monkeypatch.setattr(arms, "HEAD", dict(steps=2, batch=64, rate=0.01))
+    monkeypatch.setattr(arms, "HEAD", dict(steps=2, batch_size=64, lr=0.01))
     monkeypatch.setattr(arms, "GENERATOR", dict(steps=2, width=8, blocks=1))
     monkeypatch.setattr(arms, "FED_STEPS", 2)
     monkeypatch.setattr(arms, "SAMPLING", 2)

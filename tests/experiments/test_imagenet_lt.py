@@ -78,7 +78,7 @@ def files(tree):
 
 # --------------------------------------------------------------------------------------------------------------- lists
 def test_a_list_gives_paths_labels_and_counts(tree, files):
-    assert len(files) == 15 and files.classes == 3 and files.counts == list(COUNTS)
+    assert len(files) == 15 and files.num_classes == 3 and files.counts == list(COUNTS)
     assert files.labels.dtype == torch.int64 and files.labels.tolist() == [0] * 9 + [1] * 4 + [2] * 2
     assert files.paths[9] == "train/n01443537/n01443537_0.JPEG" and all((tree / path).is_file() for path in files.paths)
     assert repr(files) == "15 images, 3 classes of 9 to 2"
@@ -104,10 +104,10 @@ def test_leading_folders_that_the_root_holds_are_dropped(tree, files, tmp_path, 
 
 @pytest.mark.parametrize("name", ["val.txt", "flat.txt"])
 def test_both_styles_of_test_list_fit_both_layouts_on_disk(tree, name):
-    by_class, flat = read_list(tree / name, tree, classes=3), read_list(tree / name, tree / "flat", classes=3)
+    by_class, flat = read_list(tree / name, tree, num_classes=3), read_list(tree / name, tree / "flat", num_classes=3)
     assert by_class.paths[0] == "val/n01440764/ILSVRC2012_val_00000000.JPEG"
     assert flat.paths[0] == "val/ILSVRC2012_val_00000000.JPEG"
-    inside = read_list(tree / name, tree / "val", classes=3)
+    inside = read_list(tree / name, tree / "val", num_classes=3)
     assert inside.paths[8] == "n02093991/ILSVRC2012_val_00000022.JPEG"
     assert by_class.labels.tolist() == flat.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
@@ -236,10 +236,10 @@ def test_a_death_between_two_batches_is_told_too_and_no_other_error(files, monke
 
     monkeypatch.setattr(encoder.F, "cross_entropy", step)
     with pytest.raises(CourseError, match="A worker that decodes images died"):
-        encoder.train_encoder(files, epochs=1, batch=8, size=32, workers=0)
+        encoder.train_encoder(files, epochs=1, batch_size=8, size=32, workers=0)
     monkeypatch.setattr(encoder.F, "cross_entropy", lambda *_: step(told="CUDA out of memory"))
     with pytest.raises(RuntimeError, match="CUDA out of memory"):
-        encoder.train_encoder(files, epochs=1, batch=8, size=32, workers=0)
+        encoder.train_encoder(files, epochs=1, batch_size=8, size=32, workers=0)
 
 
 def test_test_batches_are_torchvisions_resize_and_central_crop_of_all_images_in_order(files):
@@ -302,7 +302,7 @@ def trained(files, tmp_path, workers, stops=(), name="", seed=0, stream_seed=0, 
             return F.cross_entropy(model(images / 255), labels)
 
         optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-        facts = dict(n=len(files), steps=steps, batch=6, optimizer=optimizer, seed=seed, precision="fp32")
+        facts = dict(n=len(files), steps=steps, batch_size=6, optimizer=optimizer, seed=seed, precision="fp32")
         for step in train(model, loss, checkpoint=tmp_path / f"{name}.safetensors", **facts):
             losses[step.step] = step.loss
             if step.step == stop:
@@ -379,8 +379,8 @@ def config(tree, tmp_path, monkeypatch):
     monkeypatch.setenv("LT_RUNS", str(tmp_path / "runs"))
     # A test image of each colour is classified after a few epochs at 32 x 32.
     methods = {
-        "CE": {"head": "linear", "epochs": 6, "batch": 8, "rate": 0.02, "decay": 5e-4},
-        "WCDAS": {"head": "wcdas", "epochs": 1, "batch": 8, "rate": 0.02, "decay": 5e-4},
+        "CE": {"head": "linear", "epochs": 6, "batch_size": 8, "lr": 0.02, "weight_decay": 5e-4},
+        "WCDAS": {"head": "wcdas", "epochs": 1, "batch_size": 8, "lr": 0.02, "weight_decay": 5e-4},
     }
     settings = {
         "train": {"list": "train.txt", "root": ""},
@@ -389,7 +389,7 @@ def config(tree, tmp_path, monkeypatch):
         "workers": 1,
         "seeds": [0],
         "methods": methods,
-        "generator": {"steps": 5, "width": 16, "blocks": 1, "batch": 8},
+        "generator": {"steps": 5, "width": 16, "blocks": 1, "batch_size": 8},
         "retraining": {"ratio": 0.2, "group": "few", "epochs": 2},
     }
 
@@ -430,14 +430,14 @@ def test_from_lists_to_a_record(config, tmp_path, capsys, files):
 
 
 def test_the_encoder_learns_the_colours(files, capsys):
-    model = experiment.train_encoder(files, epochs=30, batch=8, rate=0.02, size=32, workers=0)
+    model = experiment.train_encoder(files, epochs=30, batch_size=8, lr=0.02, size=32, workers=0)
     images, labels = TestBatches(files, 15, 32)[0]
     assert (encode(model, images)[1].argmax(1) == labels).float().mean() > 0.8
     assert "it waited for images" in capsys.readouterr().out
 
 
 def test_a_training_is_not_continued_on_an_edited_list(files, tmp_path):
-    options = dict(epochs=1, batch=8, rate=0.02, size=32, workers=0, checkpoint=tmp_path / "a.safetensors")
+    options = dict(epochs=1, batch_size=8, lr=0.02, size=32, workers=0, checkpoint=tmp_path / "a.safetensors")
     experiment.train_encoder(files, **options)
     experiment.train_encoder(files, **options)
     with pytest.raises(CourseError, match="another training .recipe 'images"):
@@ -496,9 +496,9 @@ def test_a_setting_given_twice_is_refused(config, capsys):
         ({"methods": {"CE": METHOD, "ce": METHOD}}, [], "names that differ in more than capitals"),
         ({"methods": {"CE": METHOD | {"head": "linaer"}}}, [], "Did you mean 'linear'"),
         ({"methods": {"CE": METHOD | {"epochs": 0}}}, [], "tiny.yaml, CE: epochs must be a number from 1, not 0"),
-        ({"methods": {"CE": METHOD | {"batch": 0}}}, [], "CE: batch must be a number from 1"),
-        ({"methods": {"CE": METHOD | {"batch": 7}}}, [], "CE: a batch has one image alone"),
-        ({"methods": {"CE": METHOD | {"rate": float("nan")}}}, [], "CE: rate must be a number from 0, not nan"),
+        ({"methods": {"CE": METHOD | {"batch_size": 0}}}, [], "CE: batch_size must be a number from 1"),
+        ({"methods": {"CE": METHOD | {"batch_size": 7}}}, [], "CE: a batch has one image alone"),
+        ({"methods": {"CE": METHOD | {"lr": float("nan")}}}, [], "CE: lr must be a number from 0, not nan"),
         ({"generator": GENERATOR | {"width": 0}}, [], "generator: width must be a number from 1"),
         ({"generator": GENERATOR | {"width": 17}}, [], "generator: width must be even, not 17"),
         ({"name": "../elsewhere"}, [], "tiny.yaml: name must be one of letters, digits and . _ -, not '../elsewhere'"),

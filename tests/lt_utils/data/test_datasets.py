@@ -45,7 +45,7 @@ def bundled():
 
 
 def test_bundled_set_is_what_its_readme_says(bundled):
-    assert (bundled.classes, bundled.channels, bundled.size) == (10, 1, 28)
+    assert (bundled.num_classes, bundled.channels, bundled.size) == (10, 1, 28)
     assert bundled.counts == [1000] * 10
     assert torch.bincount(bundled.test_labels).tolist() == [300] * 10
     assert bundled.train_images.shape == (10000, 1, 28, 28) and bundled.train_images.dtype == torch.uint8
@@ -175,7 +175,7 @@ def test_a_prepared_set_comes_back_as_it_was(folder):
     assert data.train_images.is_contiguous()
     assert data.test_labels.tolist() == given["y_test"].tolist()
     assert data.class_names == ("kind 0", "kind 1", "kind 2")
-    assert (data.classes, data.channels, data.size, data.counts) == (3, 3, 6, [8, 8, 8])
+    assert (data.num_classes, data.channels, data.size, data.counts) == (3, 3, 6, [8, 8, 8])
 
 
 def test_the_record_says_what_the_file_holds(folder):

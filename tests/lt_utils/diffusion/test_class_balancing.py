@@ -234,7 +234,7 @@ def tiny(classes=10, augmentation=0, seed=0) -> UNet:
 
 
 def quick(start, data, mechanism="regular", **options):
-    options = dict(steps=3, batch=8, seed=0) | options
+    options = dict(steps=3, batch_size=8, seed=0) | options
     return train_generator(start, data, SCHEDULE, mechanism, **options)
 
 
@@ -242,13 +242,13 @@ def quick(start, data, mechanism="regular", **options):
 def test_every_mechanism_trains_and_leaves_its_start_alone(data, mechanism, capsys):
     start = tiny(augmentation=9)
     before = fingerprint(start)
-    model = quick(start, data, mechanism, rate=1e-2, lr=lambda k, n: 1.0)
+    model = quick(start, data, mechanism, lr=1e-2, lr_schedule=lambda k, n: 1.0)
     assert fingerprint(start) == before != fingerprint(model) and not model.training
     assert f"{mechanism}, seed 0" in capsys.readouterr().out
 
 
 def test_the_mechanisms_are_the_published_ones():
-    rows = {name: (m.batch, m.steps, m.omega, m.balanced, m.augmented, m.prior) for name, m in MECHANISMS.items()}
+    rows = {name: (m.batch_size, m.steps, m.omega, m.balanced, m.augmented, m.prior) for name, m in MECHANISMS.items()}
     assert rows == {
         "regular": (64, 200_000, 0.8, False, False, "train"),
         "balanced": (48, 300_000, 1.6, True, False, "train"),
@@ -282,19 +282,19 @@ def test_what_each_mechanism_gives_the_loss(data, monkeypatch):
 
 
 def test_fine_tuning_starts_from_the_given_weights_with_a_fresh_warm_up(data):
-    regular = quick(tiny(), data, rate=1e-2, lr=lambda k, n: 1.0)
+    regular = quick(tiny(), data, lr=1e-2, lr_schedule=lambda k, n: 1.0)
     # The first rate of the warm-up is 0, so after one step nothing has moved, neither the network nor its average.
     tuned = quick(regular, data, "balanced-finetuned", steps=1)
     assert fingerprint(tuned) == fingerprint(regular)
-    moved = quick(regular, data, "balanced-finetuned", steps=2, rate=1.0)
+    moved = quick(regular, data, "balanced-finetuned", steps=2, lr=1.0)
     assert fingerprint(moved) != fingerprint(regular)
 
 
 def test_regular_training_is_that_of_the_earlier_notebooks_to_the_last_bit(data):
-    options = dict(steps=3, batch=8, rate=1e-2, decay=0.9, objective="v", label_dropout=0.2, seed=5)
+    options = dict(steps=3, batch_size=8, lr=1e-2, ema_decay=0.9, objective="v", label_dropout=0.2, seed=5)
     earlier = train_image_diffusion(data, SCHEDULE, width=8, mults=(1, 2), **options)
     torch.manual_seed(5)
-    ours = quick(UNet(1, 10, 8, (1, 2), (), 1), data, lr=warmup_cosine, **options)
+    ours = quick(UNet(1, 10, 8, (1, 2), (), 1), data, lr_schedule=warmup_cosine, **options)
     assert fingerprint(ours) == fingerprint(earlier)
 
 
@@ -330,8 +330,8 @@ def test_the_average_warms_up_by_default_and_not_for_comparisons():
 
 def test_the_switch_of_the_warm_up_reaches_the_average(data):
     start = tiny()
-    warm = quick(start, data, rate=1e-2, lr=lambda k, n: 1.0)
-    cold = quick(start, data, rate=1e-2, lr=lambda k, n: 1.0, ema_warmup=False)
+    warm = quick(start, data, lr=1e-2, lr_schedule=lambda k, n: 1.0)
+    cold = quick(start, data, lr=1e-2, lr_schedule=lambda k, n: 1.0, ema_warmup=False)
     where = next(warm.parameters()).device
 
     def moved(model: UNet) -> float:
@@ -349,7 +349,7 @@ class Kill(Exception):
 def test_a_training_killed_and_run_again_ends_in_the_same_bits(data, mechanism, tmp_path, monkeypatch):
     """Killed without warning: only what was on the disk is left, and that is some steps old."""
     start = tiny(augmentation=9)
-    options = dict(steps=8, rate=1e-3, lr=linear_warmup(2), precision="fp32")
+    options = dict(steps=8, lr=1e-3, lr_schedule=linear_warmup(2), precision="fp32")
     whole = quick(start, data, mechanism, **options)
     calls, loss = itertools.count(), class_balancing.class_balancing_loss
 
@@ -408,11 +408,11 @@ def test_a_prior_of_another_number_of_classes_is_refused():
 
 
 @pytest.mark.parametrize(
-    "wrong", [dict(label_dropout=1.5), dict(label_dropout=float("nan")), dict(tau=-1), dict(decay=2)], ids=str
+    "wrong", [dict(label_dropout=1.5), dict(label_dropout=float("nan")), dict(tau=-1), dict(ema_decay=2)], ids=str
 )
 def test_numbers_out_of_range_are_refused(wrong):
     data = datasets.load().long_tailed(100)
-    with pytest.raises(CourseError, match="label_dropout and decay lie in 0..1, and tau is at least 0"):
+    with pytest.raises(CourseError, match="label_dropout and ema_decay lie in 0..1, and tau is at least 0"):
         class_balancing.train_generator(
             UNet(1, 10, 8, (1,), (), 1), data, linear_schedule(10), "balanced", steps=1, **wrong
         )

@@ -258,7 +258,7 @@ def test_samples_repeat_with_their_seed_in_any_batch_and_restore_the_mode():
     first = sample(model, schedule, labels, **draw)
     assert first.shape == (10, 4) and first.dtype == torch.float32 and model.training and not first.requires_grad
     assert torch.equal(first, sample(model, schedule, labels, **draw))
-    assert torch.allclose(first, sample(model, schedule, labels, batch=3, **draw), atol=1e-6)
+    assert torch.allclose(first, sample(model, schedule, labels, batch_size=3, **draw), atol=1e-6)
     assert not torch.allclose(first, sample(model, schedule, labels, seed=1, **draw), atol=0.1)
     assert not torch.allclose(first, sample(model, schedule, labels, eta=1.0, **draw), atol=0.1)
     noisy = sample(model, schedule, labels, eta=1.0, **draw)

@@ -206,7 +206,7 @@ def test_random_labels_are_independent_and_repeatable():
 def test_a_sheet_holds_the_images_pixel_for_pixel(tmp_path, channels):
     images = torch.randint(0, 256, (9, channels, 6, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 2, 0, 2, 2, 0, 0, 2, 0])
-    save_sheet(tmp_path / "sheets" / "a.png", images, labels, per_class=4, classes=3)
+    save_sheet(tmp_path / "sheets" / "a.png", images, labels, per_class=4, num_classes=3)
     with Image.open(tmp_path / "sheets" / "a.png") as picture:
         assert picture.size == (4 * 7 - 2, 3 * 8 - 2) and picture.mode == ("L" if channels == 1 else "RGB")
         sheet = np.asarray(picture).reshape(22, 26, channels)

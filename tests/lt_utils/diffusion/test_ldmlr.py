@@ -12,12 +12,12 @@ from lt_utils.diffusion import ldmlr
 from lt_utils.diffusion.feature_diffusion import FeatureGenerator, Standardiser, load_generator
 from lt_utils.diffusion.ldmlr import (
     Defects,
-    FaithfulGenerator,
+    PublishedGenerator,
     extract,
-    faithful_loss,
-    load_faithful,
+    load_published,
     loss_weights,
-    train_faithful,
+    published_loss,
+    train_published,
 )
 from lt_utils.diffusion.samplers import ancestral, guided
 from lt_utils.diffusion.schedules import cosine_schedule
@@ -148,7 +148,7 @@ def test_the_network_cannot_tell_blocks_of_positions_apart_unless_it_is_told():
 @pytest.mark.parametrize("options", [dict(dim=36), dict(dim=64, width=12)])
 def test_a_feature_that_cannot_be_halved_and_a_width_without_eight_groups_are_refused(options):
     with pytest.raises(CourseError, match="halves a feature 3 times"):
-        FeatureUNet(classes=10, **options)
+        FeatureUNet(num_classes=10, **options)
 
 
 # ------------------------------------------------------------------------------------------------------------- defects
@@ -180,13 +180,13 @@ def images():
 def test_without_defects_the_features_are_those_of_encode(encoder, images):
     random, expected = torch.get_rng_state(), encode(encoder, images)[0]
     for seed, batch in ((0, 64), (5, 7)):  # neither may matter
-        assert torch.allclose(extract(encoder, images, seed=seed, batch=batch), expected, rtol=0, atol=1e-6)
+        assert torch.allclose(extract(encoder, images, seed=seed, batch_size=batch), expected, rtol=0, atol=1e-6)
     assert torch.equal(torch.get_rng_state(), random)
 
 
 def test_train_mode_bn_normalises_by_the_batch_and_leaves_the_model_alone(encoder, images):
     before = copy.deepcopy(encoder.state_dict())
-    found = extract(encoder, images, Defects(train_mode_bn=True), batch=len(images))
+    found = extract(encoder, images, Defects(train_mode_bn=True), batch_size=len(images))
     with torch.no_grad():
         expected = copy.deepcopy(encoder).train().features(unit(images))
     assert torch.allclose(found, expected, atol=1e-5)
@@ -209,7 +209,7 @@ def test_lost_stem_relu_is_the_chain_of_the_child_modules(encoder, images):
 
 def test_augmented_takes_one_crop_or_mirrored_crop_of_each_image(encoder, images):
     few = images[:6]
-    found = extract(encoder, few, Defects(augmented=True), batch=4)
+    found = extract(encoder, few, Defects(augmented=True), batch_size=4)
     padded = torch.nn.functional.pad(few, (4, 4, 4, 4))
     crops = [padded[:, :, y : y + 8, x : x + 8] for y in range(9) for x in range(9)]
     views = torch.stack([encode(encoder, view)[0] for crop in crops for view in (crop, crop.flip(3))], dim=1)
@@ -240,7 +240,7 @@ def test_unclipped_weights_make_the_loss_that_of_noise_prediction():
         return x0 - s / a * noise_error  # eps and x_0 estimates: x_t = a x_0 + s eps
 
     torch.manual_seed(0)
-    loss = faithful_loss(model, schedule, x0, None, loss_weights(schedule, True))
+    loss = published_loss(model, schedule, x0, None, loss_weights(schedule, True))
     torch.manual_seed(0)
     share = (torch.randint(1000, (4000,)) > 300).double().mean()
     assert loss.item() == pytest.approx(share.item() * (1 + 4 + 9) / 3, rel=1e-9)
@@ -256,7 +256,7 @@ def smooth():
 
 def test_the_clamp_confines_samples_to_the_unit_range_and_nothing_else_does():
     labels, schedule = torch.tensor([0, 1, 2, 0]), cosine_schedule(30)
-    clamped, free = (FaithfulGenerator(smooth(), schedule, on).generate(labels, steps=30) for on in (True, False))
+    clamped, free = (PublishedGenerator(smooth(), schedule, on).generate(labels, steps=30) for on in (True, False))
     assert clamped.min() >= 0 and clamped.max() <= 1
     assert free.min() < -0.5 or free.max() > 1.5
 
@@ -264,7 +264,7 @@ def test_the_clamp_confines_samples_to_the_unit_range_and_nothing_else_does():
 @pytest.mark.parametrize("clamp", [True, False])
 def test_sampling_is_ancestral(clamp):
     model, schedule, labels = smooth(), cosine_schedule(40), torch.tensor([0, 1, 2])
-    found = FaithfulGenerator(model, schedule, clamp).generate(labels, steps=40, seed=3)
+    found = PublishedGenerator(model, schedule, clamp).generate(labels, steps=40, seed=3)
     start = torch.randn(3, 8, generator=torch.Generator().manual_seed(3))
     predict = guided(model, schedule, labels, "x0", clip=1.0 if clamp else None)
     expected = ancestral(predict, schedule, start, generator=torch.Generator().manual_seed(4))
@@ -272,11 +272,11 @@ def test_sampling_is_ancestral(clamp):
 
 
 def test_generating_takes_seeds_batches_no_label_at_all_and_no_guidance():
-    generator = FaithfulGenerator(smooth(), cosine_schedule(1000), True)
+    generator = PublishedGenerator(smooth(), cosine_schedule(1000), True)
     labels = torch.tensor([0, 1, 2, 0])
     first, again, other = (generator.generate(labels, steps=4, eta=0.0, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.allclose(first, other, atol=1e-3)
-    assert torch.allclose(generator.generate(labels, steps=4, eta=0.0, batch=3), first, atol=1e-4)
+    assert torch.allclose(generator.generate(labels, steps=4, eta=0.0, batch_size=3), first, atol=1e-4)
     assert generator.generate(labels[:0]).shape == (0, 8)
     with pytest.raises(CourseError, match="cannot be guided"):
         generator.generate(labels, omega=1.0)
@@ -292,15 +292,15 @@ def problem(n=96, dim=8):
 
 def test_training_lowers_the_loss_and_the_samples_find_their_class():
     features, labels, means = problem()
-    options = dict(width=16, mults=(1, 2), batch=48)
+    options = dict(width=16, mults=(1, 2), batch_size=48)
     schedule, weights = cosine_schedule(1000), loss_weights(cosine_schedule(1000)).float()
 
     def loss(model):
         torch.manual_seed(1)
         with torch.no_grad():
-            return faithful_loss(model, schedule, 2 * features - 1, labels, weights).item()
+            return published_loss(model, schedule, 2 * features - 1, labels, weights).item()
 
-    generator = train_faithful(features, labels, 3, steps=80, **options)
+    generator = train_published(features, labels, 3, steps=80, **options)
     torch.manual_seed(0)
     assert loss(generator.model) < 0.3 * loss(FeatureUNet(8, 3, 16, (1, 2), positions=True))
     assert not generator.model.training
@@ -310,14 +310,14 @@ def test_training_lowers_the_loss_and_the_samples_find_their_class():
 
 def test_sgd_is_a_plain_step_on_batches_that_repeat():
     features, labels, _ = problem(8)
-    generator = train_faithful(features, labels, 3, Defects(sgd=True), steps=3, batch=4, seed=2, **SMALL)
+    generator = train_published(features, labels, 3, Defects(sgd=True), steps=3, batch_size=4, seed=2, **SMALL)
     schedule, weights = cosine_schedule(1000), loss_weights(cosine_schedule(1000)).float()
     torch.manual_seed(2)
     model = FeatureUNet(8, 3, **SMALL, positions=True)
     for k in range(3):  # the third step, in the second epoch, sees the batch of the first again
         torch.manual_seed(2 * 10_000_019 + k)
         index = batch_of(k % 2, 8, 4, 2)
-        loss = faithful_loss(model, schedule, 2 * features[index] - 1, labels[index], weights)
+        loss = published_loss(model, schedule, 2 * features[index] - 1, labels[index], weights)
         slopes = torch.autograd.grad(loss, list(model.parameters()))
         with torch.no_grad():
             for weight, slope in zip(model.parameters(), slopes, strict=True):
@@ -330,7 +330,7 @@ def test_sgd_is_a_plain_step_on_batches_that_repeat():
 
 def weights_after(defects, **options):
     features, labels, _ = problem(16)
-    generator = train_faithful(features, labels, 3, defects, steps=6, batch=8, **SMALL, **options)
+    generator = train_published(features, labels, 3, defects, steps=6, batch_size=8, **SMALL, **options)
     return generator.clamp_range, torch.cat([weight.flatten() for weight in generator.model.parameters()])
 
 
@@ -368,9 +368,9 @@ def test_an_interrupted_training_ends_bit_for_bit_where_an_uninterrupted_one_doe
 
 def test_a_saved_generator_comes_back_and_is_not_taken_for_another(tmp_path):
     path, labels = tmp_path / "generator.safetensors", torch.tensor([2, 0, 1])
-    generator = FaithfulGenerator(FeatureUNet(8, 3, **SMALL).eval(), cosine_schedule(60), True)
+    generator = PublishedGenerator(FeatureUNet(8, 3, **SMALL).eval(), cosine_schedule(60), True)
     generator.save(path, encoder="ce")
-    loaded = load_faithful(path)
+    loaded = load_published(path)
     assert loaded.clamp_range and len(loaded.schedule) == 60
     drawn = loaded.generate(labels.to(next(loaded.model.parameters()).device), steps=60).cpu()
     assert torch.allclose(drawn, generator.generate(labels, steps=60), atol=1e-3)
@@ -379,4 +379,4 @@ def test_a_saved_generator_comes_back_and_is_not_taken_for_another(tmp_path):
     scale = Standardiser(torch.zeros(8), torch.ones(8))
     FeatureGenerator(ResidualMLP(8, 3, 16, 1), scale, cosine_schedule(60)).save(path)
     with pytest.raises(CourseError, match="not a FeatureUNet"):
-        load_faithful(path)
+        load_published(path)

@@ -173,7 +173,7 @@ def test_no_step_from_the_start_is_label_shift(blobs):
         ({"start_tau": 0.0}, blobs.test_logits),
         ({"tau": 0.0, "start_tau": 1.0}, label_shift(blobs.test_logits, blobs.counts)),
     ):
-        fitted = retraining.fit_head(own, blobs, steps=1, rate=0.0, **how)
+        fitted = retraining.fit_head(own, blobs, steps=1, lr=0.0, **how)
         torch.testing.assert_close(fitted.head(blobs.test), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -186,7 +186,7 @@ def test_a_balanced_head_comes_near_bayes(blobs, kind, rate, below):
     bayes = accuracy(label_shift(blobs.test_logits, blobs.counts), blobs.test_labels)
     assert accuracy(blobs.test_logits, blobs.test_labels) < bayes - 2
     seen = plain_views(blobs.train, blobs.train_labels)
-    fitted = retraining.fit_head(seen, blobs, kind=kind, rate=rate, start_tau=0.0, steps=300, batch=256, seed=1)
+    fitted = retraining.fit_head(seen, blobs, kind=kind, lr=rate, start_tau=0.0, steps=300, batch_size=256, seed=1)
     ours = accuracy(retraining.predict(fitted.head, blobs.test), blobs.test_labels)
     assert ours > bayes - below
 
@@ -204,7 +204,7 @@ def test_tau_moves_the_logits_by_the_log_prior(blobs):
     )
     ones = plain_views(flat.train, flat.train_labels)
     balanced, plain = (
-        retraining.fit_head(ones, flat, tau=tau, steps=400, rate=0.03, batch=490).head(torch.ones(1, 4))[0]
+        retraining.fit_head(ones, flat, tau=tau, steps=400, lr=0.03, batch_size=490).head(torch.ones(1, 4))[0]
         for tau in (1, 0)
     )
     torch.testing.assert_close(balanced.softmax(0), torch.full((3,), 1 / 3), atol=0.03, rtol=0)
@@ -216,9 +216,9 @@ def test_added_features_are_trained_on(blobs):
     place = torch.tensor([[3.0, 0, 0, 1]])
     added = (place.repeat(3000, 1), torch.full((3000,), 2))
     seen = plain_views(blobs.train, blobs.train_labels)
-    without = retraining.fit_head(seen, blobs, tau=0.0, steps=400, batch=256, rate=0.03).head(place).argmax().item()
+    without = retraining.fit_head(seen, blobs, tau=0.0, steps=400, batch_size=256, lr=0.03).head(place).argmax().item()
     with_added = (
-        retraining.fit_head(seen, blobs, added=added, tau=0.0, steps=400, batch=256, rate=0.03)
+        retraining.fit_head(seen, blobs, added=added, tau=0.0, steps=400, batch_size=256, lr=0.03)
         .head(place)
         .argmax()
         .item()
@@ -241,7 +241,7 @@ def test_every_view_and_every_added_feature_is_drawn_with_its_own_label(blobs):
     features = torch.stack([places[2 * view + labels] for view in range(3)])
     own = Views(features, labels, labels.expand(3, -1), torch.ones(3, 60))
     added = (places[6:].repeat(30, 1), torch.tensor([2, 1]).repeat(30))
-    head = retraining.fit_head(own, data, added=added, tau=0.0, steps=150, batch=60, rate=0.05).head
+    head = retraining.fit_head(own, data, added=added, tau=0.0, steps=150, batch_size=60, lr=0.05).head
     said = head(places).softmax(1)[range(8), [0, 1, 0, 1, 0, 1, 2, 1]]
     assert said.min() > 0.95, said
 
@@ -255,7 +255,7 @@ def test_mixed_views_have_partners_and_shares_of_their_own(blobs):
     share = torch.tensor([0.8, 0.4])[:, None].expand(2, 60)
     added = (places[4:].repeat(30, 1), torch.full((30,), 2))
     mixed = Views(features, labels, partners, share)
-    head = retraining.fit_head(mixed, data, added=added, tau=0.0, steps=200, batch=90, rate=0.05).head
+    head = retraining.fit_head(mixed, data, added=added, tau=0.0, steps=200, batch_size=90, lr=0.05).head
     expected = torch.tensor([[0.8, 0.2, 0], [0.2, 0.8, 0], [0.4, 0, 0.6], [0, 0.4, 0.6], [0, 0, 1]])
     torch.testing.assert_close(head(places).softmax(1), expected, atol=0.06, rtol=0)
 
@@ -269,7 +269,7 @@ def test_soft_labels_of_mixed_views_are_learned(blobs):
         torch.ones(1, n, dtype=torch.long),
         torch.full((1, n), 0.5),
     )
-    fitted = retraining.fit_head(even, blobs, tau=0.0, steps=400, rate=0.05, batch=50)
+    fitted = retraining.fit_head(even, blobs, tau=0.0, steps=400, lr=0.05, batch_size=50)
     said = fitted.head(torch.zeros(1, 4)).softmax(1)[0]
     torch.testing.assert_close(said[:2], torch.tensor([0.5, 0.5]), atol=0.05, rtol=0)
 
@@ -279,7 +279,7 @@ def test_feature_mixup_mixes_labels_too(blobs):
     features = torch.tensor([[2.0, 0, 0, 0], [0, 2.0, 0, 0]]).repeat(100, 1)
     seen = plain_views(features, torch.tensor([0, 1]).repeat(100))
     heads = [
-        retraining.fit_head(seen, blobs, tau=0.0, mixup=alpha, steps=400, batch=200, rate=0.05).head
+        retraining.fit_head(seen, blobs, tau=0.0, mixup=alpha, steps=400, batch_size=200, lr=0.05).head
         for alpha in (0.0, 1.0)
     ]
     at_class_0 = [head(features[:1]).softmax(1)[0, 0].item() for head in heads]
@@ -293,14 +293,14 @@ def test_the_anchor_holds_the_head(blobs):
     seen = plain_views(blobs.train, blobs.train_labels)
     moved = []
     for anchor in (0.0, 10.0):
-        fitted = retraining.fit_head(seen, blobs, tau=0.0, anchor=anchor, steps=100, batch=256)
+        fitted = retraining.fit_head(seen, blobs, tau=0.0, anchor=anchor, steps=100, batch_size=256)
         moved.append((fitted.head(blobs.test) - blobs.test_logits).abs().mean().item())
     assert moved[1] < 0.2 * moved[0]
 
 
 def test_watch_notes_the_test_accuracy_and_changes_nothing(blobs):
     seen = plain_views(blobs.train, blobs.train_labels)
-    quiet, watched = (retraining.fit_head(seen, blobs, steps=25, batch=64, watch=every) for every in (0, 10))
+    quiet, watched = (retraining.fit_head(seen, blobs, steps=25, batch_size=64, watch=every) for every in (0, 10))
     assert watched.steps == [10, 20, 25] and quiet.steps == []
     assert watched.plain[-1] == accuracy(quiet.head(blobs.test), blobs.test_labels)
 
@@ -316,7 +316,7 @@ def test_statistics_estimated_again_are_those_of_the_batches(encoded):
     images = encoded.images.train_images.float() / 255
     model = encoded.encoder
     before = copy.deepcopy(model.state_dict())
-    again = retraining.estimated_again(model, images.split(47))  # 141 images: three equal batches
+    again = retraining.recalibrate_batchnorm(model, images.split(47))  # 141 images: three equal batches
     with torch.no_grad():
         stem = [model.conv1((part - model.mean) / model.std) for part in images.split(47)]
     torch.testing.assert_close(again.bn1.running_mean, torch.cat(stem).mean((0, 2, 3)), atol=1e-5, rtol=1e-4)

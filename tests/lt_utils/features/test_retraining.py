@@ -10,7 +10,7 @@ from lt_utils.data import datasets
 from lt_utils.data.datasets import ImageData
 from lt_utils.data.longtail import class_counts
 from lt_utils.diffusion.feature_diffusion import GaussianDenoiser, Standardiser, load_generator, train_feature_diffusion
-from lt_utils.diffusion.ldmlr import train_faithful
+from lt_utils.diffusion.ldmlr import train_published
 from lt_utils.diffusion.samplers import sample
 from lt_utils.diffusion.schedules import cosine_schedule
 from lt_utils.errors import CourseError
@@ -26,7 +26,7 @@ from lt_utils.features.augmentation import (
     topup_amounts,
     translated,
 )
-from lt_utils.features.encoding import Encoded, encode_data, encode_official, obtain
+from lt_utils.features.encoding import Encoded, encode_data, encode_published, load_or_train
 from lt_utils.features.retraining import result_rows, retrain_head
 from lt_utils.features.statistics import class_means, class_spread, nearest_distance, relative_length, shared_covariance
 from lt_utils.models.feature_denoisers import ResidualMLP
@@ -243,13 +243,15 @@ def test_ddim_with_the_exact_denoiser_gives_the_gaussian_back():
     means, covariance = torch.randn(2, 5), mix @ mix.T + 0.1 * torch.eye(5)
     schedule = cosine_schedule()
     exact = GaussianDenoiser(means, covariance, schedule)
-    drawn = sample(exact, schedule, torch.ones(20_000, dtype=torch.long), (5,), objective="x0", steps=200, batch=20_000)
+    drawn = sample(
+        exact, schedule, torch.ones(20_000, dtype=torch.long), (5,), objective="x0", steps=200, batch_size=20_000
+    )
     assert torch.allclose(drawn.mean(0), means[1], atol=0.04)
     assert torch.allclose(drawn.T.cov(), covariance, atol=0.06)
 
 
 def test_a_trained_generator_places_its_classes_and_is_loaded_as_it_was(tmp_path, blobs):
-    made = train_feature_diffusion(blobs.train, blobs.train_labels, 3, steps=250, width=48, blocks=2, batch=128)
+    made = train_feature_diffusion(blobs.train, blobs.train_labels, 3, steps=250, width=48, blocks=2, batch_size=128)
     labels = amounts_to_labels([400, 400, 0])
     drawn = made.generate(labels, steps=20)
     means, real = class_means(drawn, labels, 3)[:2], class_means(blobs.train, blobs.train_labels, 3)[:2]
@@ -271,7 +273,7 @@ def test_a_label_that_is_no_class_is_not_trained_as_no_label(label, blobs):
 
 
 def test_in_bfloat16_a_generator_trains_and_draws_nearly_the_same(tmp_path, blobs):
-    options = dict(steps=250, width=48, blocks=2, batch=128)
+    options = dict(steps=250, width=48, blocks=2, batch_size=128)
     made = train_feature_diffusion(blobs.train, blobs.train_labels, 3, **options, precision="bf16")
     labels = amounts_to_labels([400, 400, 0])
     drawn = made.generate(labels, steps=20)
@@ -285,7 +287,7 @@ def test_in_bfloat16_a_generator_trains_and_draws_nearly_the_same(tmp_path, blob
 
 
 def test_feature_training_goes_on_from_its_checkpoint(tmp_path, blobs):
-    options = dict(steps=12, width=16, blocks=1, batch=64, checkpoint=tmp_path / "g.safetensors")
+    options = dict(steps=12, width=16, blocks=1, batch_size=64, checkpoint=tmp_path / "g.safetensors")
     first = train_feature_diffusion(blobs.train, blobs.train_labels, 3, **options)
     second = train_feature_diffusion(blobs.train, blobs.train_labels, 3, **options)
     for one, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
@@ -293,10 +295,10 @@ def test_feature_training_goes_on_from_its_checkpoint(tmp_path, blobs):
 
 
 @pytest.mark.parametrize(
-    ("train", "size"), [(train_feature_diffusion, {"blocks": 1}), (train_faithful, {"mults": (1, 2)})]
+    ("train", "size"), [(train_feature_diffusion, {"blocks": 1}), (train_published, {"mults": (1, 2)})]
 )
 def test_a_checkpoint_of_other_features_or_labels_is_refused(train, size, tmp_path, blobs):
-    options = dict(steps=2, width=16, batch=64, checkpoint=tmp_path / "g.safetensors") | size
+    options = dict(steps=2, width=16, batch_size=64, checkpoint=tmp_path / "g.safetensors") | size
     train(blobs.train, blobs.train_labels, 3, **options)
     for features, labels in ((blobs.train + 1, blobs.train_labels), (blobs.train, 2 - blobs.train_labels)):
         with pytest.raises(CourseError, match="another training.*features"):
@@ -305,7 +307,7 @@ def test_a_checkpoint_of_other_features_or_labels_is_refused(train, size, tmp_pa
 
 def weights_of(blobs, labels=None, **options):
     """All weights of a generator after one short training on `blobs`, in a row."""
-    options = dict(steps=3, width=16, blocks=1, batch=64) | options
+    options = dict(steps=3, width=16, blocks=1, batch_size=64) | options
     made = train_feature_diffusion(blobs.train, blobs.train_labels if labels is None else labels, 3, **options)
     return torch.cat([weight.flatten() for weight in made.model.parameters()])
 
@@ -314,7 +316,7 @@ def test_a_generator_holds_the_moving_average(blobs):
     """After one step the average, still warming up, is a tenth of the start and nine tenths of the last weights."""
     torch.manual_seed(0)
     start = torch.cat([weight.flatten() for weight in ResidualMLP(4, 3, 16, 1).parameters()])
-    last = weights_of(blobs, steps=1, decay=0.0)
+    last = weights_of(blobs, steps=1, ema_decay=0.0)
     assert (last - start).abs().max() > 5e-4
     torch.testing.assert_close(weights_of(blobs, steps=1), 0.1 * start + 0.9 * last, atol=1e-6, rtol=0)
 
@@ -329,7 +331,7 @@ def test_label_dropout_hides_labels_from_the_training(blobs):
 
 
 def test_guidance_drives_the_classes_of_a_generator_apart(blobs):
-    made = train_feature_diffusion(blobs.train, blobs.train_labels, 3, steps=150, width=48, blocks=2, batch=128)
+    made = train_feature_diffusion(blobs.train, blobs.train_labels, 3, steps=150, width=48, blocks=2, batch_size=128)
     labels = amounts_to_labels([200, 200, 0])
     apart = []
     for omega in (0.0, 1.0, 3.0):
@@ -347,8 +349,8 @@ def test_a_denoiser_without_scale_is_refused(tmp_path):
 # ---------------------------------------------------------------------------------------------------------- retraining
 def test_retraining_starts_from_the_encoders_head_and_leaves_it_alone(blobs):
     before = blobs.head.weight.clone()
-    still = retrain_head(blobs, blobs.train[:0], blobs.train_labels[:0], epochs=1, rate=0.0)
-    moved = retrain_head(blobs, blobs.train[:0], blobs.train_labels[:0], epochs=150, batch=64, rate=1e-2)
+    still = retrain_head(blobs, blobs.train[:0], blobs.train_labels[:0], epochs=1, lr=0.0)
+    moved = retrain_head(blobs, blobs.train[:0], blobs.train_labels[:0], epochs=150, batch_size=64, lr=1e-2)
     assert torch.equal(blobs.head.weight, before) and torch.equal(still.head.weight, before)
     assert moved.plain[-1] > 85 > still.plain[0]
     assert len(moved.plain) == len(moved.shifted) == 150
@@ -356,7 +358,7 @@ def test_retraining_starts_from_the_encoders_head_and_leaves_it_alone(blobs):
 
 def test_retraining_equals_a_plain_loop_in_one_batch(blobs):
     """With all features in one batch the order does not matter: compare with Adam written out."""
-    result = retrain_head(blobs, blobs.train[:0], blobs.train_labels[:0], epochs=3, batch=10_000)
+    result = retrain_head(blobs, blobs.train[:0], blobs.train_labels[:0], epochs=3, batch_size=10_000)
     head = nn.Linear(4, 3)
     head.load_state_dict(blobs.head.state_dict())
     first, second = [torch.zeros_like(p) for p in head.parameters()], [torch.zeros_like(p) for p in head.parameters()]
@@ -376,7 +378,7 @@ def test_added_features_are_trained_on_with_their_labels(blobs):
     """Many features of class 2 where class 0 lives, and of class 1 where class 2 lives, turn the head at both places."""
     places = torch.tensor([[3.0, 0, 0, 1], [0, 0, 3, 1]])
     added = (places.repeat_interleave(1000, dim=0), torch.tensor([2, 1]).repeat_interleave(1000))
-    options = dict(epochs=40, batch=512, rate=0.03)
+    options = dict(epochs=40, batch_size=512, lr=0.03)
     without = retrain_head(blobs, blobs.train[:0], blobs.train_labels[:0], **options).head(places)
     with_added = retrain_head(blobs, *added, **options).head(places)
     assert without.argmax(1).tolist() == [0, 2]
@@ -385,13 +387,15 @@ def test_added_features_are_trained_on_with_their_labels(blobs):
 
 def test_the_seed_decides_the_result(blobs):
     added = CONTROLS["Resampled real"](blobs.train, blobs.train_labels, [0, 0, 50])
-    first, again, other = (retrain_head(blobs, *added, epochs=2, batch=64, seed=seed).head.weight for seed in (0, 0, 1))
+    first, again, other = (
+        retrain_head(blobs, *added, epochs=2, batch_size=64, seed=seed).head.weight for seed in (0, 0, 1)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 def test_rows_report_the_last_epoch_and_beside_it_the_best(blobs):
-    result = retrain_head(blobs, blobs.train[:0], blobs.train_labels[:0], epochs=5, batch=64, rate=0.05)
+    result = retrain_head(blobs, blobs.train[:0], blobs.train_labels[:0], epochs=5, batch_size=64, lr=0.05)
     plain, shifted = result_rows(result, blobs, method="No generation", seed=0)
     assert (plain["test"], shifted["test"]) == ("plain", "label shift")
     assert plain["accuracy"] == pytest.approx(result.plain[-1].item(), abs=0.01)
@@ -406,7 +410,7 @@ def test_encoding_a_data_set(blobs):
     model = ResNet(10, 1, 8, 4, mean=(0.3,), std=(0.35,)).eval()
     encoded = encode_data(model, data)
     assert encoded.train.shape == (62, 16) and (encoded.train >= 0).all()
-    assert encoded.counts == data.counts and encoded.dim == 16 and encoded.classes == 10
+    assert encoded.counts == data.counts and encoded.dim == 16 and encoded.num_classes == 10
     assert torch.allclose(encoded.head(encoded.test), encoded.test_logits, atol=1e-5)
     assert encode_data(model, data).key == encoded.key != blobs.key
 
@@ -416,13 +420,13 @@ def test_a_published_encoder_of_ten_classes_sees_red_as_blue(classes, seen, monk
     """Images of pure red: what reaches the network, in training and in test, and what is kept with the features."""
     model, shown = ResNet(classes, 3, 8, 4).eval(), []
     model.features = lambda images: shown.append(images) or torch.zeros(len(images), 16)
-    monkeypatch.setattr("lt_utils.features.encoding.load_official_ldmlr", lambda *_: model)
+    monkeypatch.setattr("lt_utils.features.encoding.load_published_ldmlr", lambda *_: model)
     monkeypatch.setattr("lt_utils.features.encoding.device", lambda: torch.device("cpu"))
     red = torch.zeros(classes, 3, 8, 8, dtype=torch.uint8)
     red[:, 0] = 255
     labels = torch.arange(classes)
     data = ImageData("red", red, labels, red[:5], labels[:5], tuple(str(c) for c in range(classes)))
-    encoded = encode_official(tmp_path / "weights.npz", data)
+    encoded = encode_published(tmp_path / "weights.npz", data)
     expected = torch.tensor(seen)[:, None, None]
     assert [len(images) for images in shown] == [classes, 5]
     for images in (*shown, encoded.images.train_images / 255, encoded.images.test_images / 255):
@@ -436,42 +440,12 @@ def test_where_an_encoder_came_from_is_told(tmp_path, monkeypatch):
     model = ResNet(10, 1, 8, 4, mean=(0.3,), std=(0.35,)).eval()
     monkeypatch.setattr(encoders, "train_encoder", lambda *_, **__: model)
     monkeypatch.setenv("LT_RUNS", str(tmp_path))
-    assert obtain(data, 3)[1].endswith("trained here for 20 epochs: no run of notebook 03 was found")
+    assert load_or_train(data, 3)[1].endswith("trained here for 20 epochs: no run of notebook 03 was found")
     earlier = Run(tmp_path / "lab" / "mine", "03_encoders", {})
     checkpoints.save_model(earlier.checkpoint("encoder-ce-seed0"), model)
-    assert obtain(data, 0, earlier=earlier)[1] == "encoder of seed 0 loaded from lab/mine"
-    told = obtain(data, 3, earlier=earlier)[1]
+    assert load_or_train(data, 0, earlier=earlier)[1] == "encoder of seed 0 loaded from lab/mine"
+    told = load_or_train(data, 3, earlier=earlier)[1]
     assert told == "encoder of seed 3 trained here for 20 epochs: lab/mine holds no CE encoder of this seed"
-
-
-# ----------------------------------------------------------------------------------------------------------- references
-def test_keeping_a_run_averages_seeds_and_drops_machine_paths(tmp_path):
-    import json
-
-    from course.reference import keep, main
-
-    values = enumerate(zip((70.0, 72.0, 74.0), (0.0123, 0.0125, 0.0121), strict=True))
-    rows = [{"method": "CE", "seed": s, "data": "toy", "accuracy": a, "kd": k} for s, (a, k) in values]
-    useful = [{"filled": "nothing", "seed": s, "accuracy": a} for s, a in enumerate((50.0, 51.0))]
-    record = {"parameters": {"ENCODER_FILE": "/some/where/enc.npz", "STEPS": 3}, "rows": rows, "device": "CPU"}
-    record["facts"] = {"classifiers": useful, "paired": []}
-    (tmp_path / "record.json").write_text(json.dumps(record))
-    stored = json.loads(keep(tmp_path, "08_x", "toy", by=["method"], target=tmp_path / "reference").read_text())
-    averaged = {"method": "CE", "n": 3, "accuracy": 72.0, "accuracy std": 2.0, "kd": 0.0123, "kd std": 0.0002}
-    assert stored["rows"] == [averaged]
-    assert stored["classifiers"] == [{"filled": "nothing", "n": 2, "accuracy": 50.5, "accuracy std": 0.71}]
-    assert "paired" not in stored
-    del record["facts"]["classifiers"], record["facts"]["paired"]
-    record["facts"]["parameters_of_encoder"] = 464154
-    record["rows"] = [{"method": m, "data": "cifar10", "imbalance": 100, "accuracy": 70.0} for m in ("CE", "Ours")]
-    (tmp_path / "record.json").write_text(json.dumps(record))
-    stored = json.loads(keep(tmp_path, "03_x", "toy", target=tmp_path / "reference", published=True).read_text())
-    assert [row["published"] for row in stored["rows"]] == [72.46, None]
-    assert {row["parameters"] for row in stored["rows"]} == {464154}
-    assert stored["parameters"] == {"ENCODER_FILE": "enc.npz", "STEPS": 3}
-    with pytest.raises(CourseError, match="no finished run"):
-        keep(tmp_path / "nowhere", "08_x", "toy")
-    assert main([str(tmp_path / "nowhere"), "08_x", "toy"]) == 2
 
 
 # ------------------------------------------------------------------------------------------------------ more controls

@@ -8,7 +8,7 @@ from torch import nn
 from lt_utils.data.datasets import ImageData
 from lt_utils.features import retraining, views
 from lt_utils.features.encoding import Encoded
-from lt_utils.features.views import encode_fast, encode_views, mirrored_test, seen_by
+from lt_utils.features.views import encode_fast, encode_views, encode_with, mirrored_test
 from lt_utils.models.heads import LinearHead
 
 SIZE, CLASSES = 24, 3
@@ -67,7 +67,7 @@ def test_the_mirrored_test_images_are_mirrored_left_to_right():
 
 def test_another_encoder_sees_the_training_and_the_test_images_each_in_their_place():
     data, model = encoded(Pixels()), Pixels(2.0)
-    again = seen_by(model, data)
+    again = encode_with(model, data)
     torch.testing.assert_close(again.train, 2 * data.train)
     torch.testing.assert_close(again.test, 2 * data.test)
     torch.testing.assert_close(again.test_logits, data.head(2 * data.test).detach())

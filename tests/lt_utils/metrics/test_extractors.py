@@ -122,7 +122,7 @@ def test_an_encoder_measures_under_its_own_name():
     model = ResNet(10, 1, 8, 8, mean=(0.5,), std=(0.2,)).eval()
     extract = encoder_extractor(model, "judge")
     images = torch.randint(0, 256, (7, 1, 12, 12), dtype=torch.uint8)
-    features, probabilities = extract(images, batch=3)
+    features, probabilities = extract(images, batch_size=3)
     with torch.no_grad():
         expected = model.features((images.float() / 255).to(next(model.parameters()).device)).cpu()
     assert torch.allclose(features, expected, atol=1e-5) and features.shape == (7, 32)

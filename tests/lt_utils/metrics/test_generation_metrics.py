@@ -149,7 +149,7 @@ def test_clusters_find_far_apart_blobs_and_close_the_distance_as_k_means_does():
 
     x = torch.cat([blob(100, 2, shift=10.0 * c, seed=c) for c in range(3)]).float()
     generator = torch.Generator().manual_seed(0)
-    place = cluster(x, 12, generator, batch=64)
+    place = cluster(x, 12, generator, batch_size=64)
     assert all(len(set(place[start : start + 100].tolist()) & set(place[:start].tolist())) == 0 for start in (100, 200))
     inertia = sum((x[place == one] - x[place == one].mean(0)).square().sum().item() for one in place.unique())
     best = KMeans(12, n_init=3, random_state=0).fit(x.numpy()).inertia_

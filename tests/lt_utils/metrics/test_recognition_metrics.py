@@ -15,7 +15,7 @@ from lt_utils.metrics.recognition import (
     reliability,
     scores,
 )
-from lt_utils.metrics.statistics import mean_error, mean_std, tell
+from lt_utils.metrics.statistics import format_mean, mean_error, mean_std
 
 # Six images of three classes; predictions 0 0 1 1 2 0 against labels 0 1 1 1 2 2.
 PREDICTED, LABELS = torch.tensor([0, 0, 1, 1, 2, 0]), torch.tensor([0, 1, 1, 1, 2, 2])
@@ -90,8 +90,8 @@ def test_mean_and_spread_over_seeds():
     assert mean_std([1.0, 2.0, 6.0]) == pytest.approx((3, math.sqrt(7)))
     mean, std = mean_std([5])
     assert mean == 5 and math.isnan(std)
-    assert tell([79.0, 79.2, 79.4]) == "79.2 ± 0.2 % (3 seeds)" and tell([79.06]) == "79.1 % (one run)"
-    assert tell([1.0, 3.0], "points") == "2.0 ± 1.4 points (2 seeds)"
+    assert format_mean([79.0, 79.2, 79.4]) == "79.2 ± 0.2 % (3 seeds)" and format_mean([79.06]) == "79.1 % (one run)"
+    assert format_mean([1.0, 3.0], "points") == "2.0 ± 1.4 points (2 seeds)"
 
 
 # ----------------------------------------------------------------------------------------------------- Fréchet distance

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from lt_utils.errors import CourseError
-from lt_utils.models.published import load_official_ldmlr
+from lt_utils.models.published import load_published_ldmlr
 from lt_utils.models.resnet import CIFAR_MEAN, CIFAR_STD, Block, ResNet, channel_statistics, encode
 
 
@@ -129,7 +129,7 @@ def test_encode_is_evaluation_mode_in_any_batch_and_leaves_the_model_as_it_was()
     model = warmed(small()).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     images = torch.randint(0, 256, (11, 1, 28, 28), dtype=torch.uint8)
-    features, logits = encode(model, images, batch=4)
+    features, logits = encode(model, images, batch_size=4)
     whole, _ = encode(model, images)
     assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     model.eval()
@@ -163,7 +163,7 @@ def test_published_encoder_is_read(tmp_path):
     path = published(tmp_path / "resnet.npz", original)
     with np.load(path) as arrays:
         assert len(arrays.files) == 157
-    model = load_official_ldmlr(path, 10)
+    model = load_published_ldmlr(path, 10)
     images = torch.rand(2, 3, 32, 32)
     assert not model.training and torch.equal(model(images), original(images))
 
@@ -171,20 +171,20 @@ def test_published_encoder_is_read(tmp_path):
 def test_wrong_encoder_files_are_refused(tmp_path):
     path = published(tmp_path / "a.npz", ResNet(10))
     with pytest.raises(CourseError, match="for 10 classes, not 100: load it with classes=10"):
-        load_official_ldmlr(path, 100)
+        load_published_ldmlr(path, 100)
     with pytest.raises(CourseError, match="layer1.0.conv1.weight"):
-        load_official_ldmlr(published(tmp_path / "b.npz", ResNet(10), **{"layer1.0.conv1.weight": np.zeros((1,))}), 10)
+        load_published_ldmlr(published(tmp_path / "b.npz", ResNet(10), **{"layer1.0.conv1.weight": np.zeros((1,))}), 10)
     with pytest.raises(CourseError, match="extra entry 'stem'"):
-        load_official_ldmlr(published(tmp_path / "c.npz", ResNet(10), stem=np.zeros(3)), 10)
+        load_published_ldmlr(published(tmp_path / "c.npz", ResNet(10), stem=np.zeros(3)), 10)
     with pytest.raises(CourseError, match="'head.weight' is .64. there"):
-        load_official_ldmlr(published(tmp_path / "d.npz", ResNet(10), **{"fc.weight": np.zeros(64, np.float32)}), 10)
+        load_published_ldmlr(published(tmp_path / "d.npz", ResNet(10), **{"fc.weight": np.zeros(64, np.float32)}), 10)
     half = tmp_path / "half.npz"
     half.write_bytes(path.read_bytes()[:20_000])
     text = tmp_path / "text.npz"
     text.write_text("not an archive")
     for wrong in (half, text, tmp_path / "none.npz"):
         with pytest.raises(CourseError, match="cannot be read"):
-            load_official_ldmlr(wrong, 10)
+            load_published_ldmlr(wrong, 10)
 
 
 def wrong_kind(folder, kind):
@@ -234,5 +234,5 @@ def wrong_kind(folder, kind):
 )
 def test_what_is_no_published_encoder_is_told_in_one_sentence(tmp_path, kind, told):
     with pytest.raises(CourseError, match=told) as error:
-        load_official_ldmlr(wrong_kind(tmp_path, kind), 10)
+        load_published_ldmlr(wrong_kind(tmp_path, kind), 10)
     assert "\n" not in str(error.value) and len(str(error.value)) < 400

@@ -95,7 +95,7 @@ def test_build_encoder_normalises_by_the_data_and_repeats_with_its_seed(data):
 
 
 def test_an_encoder_learns_and_is_loaded_the_next_time(data, tmp_path, capsys):
-    options = dict(epochs=6, width=4, batch=32, checkpoint=tmp_path / "ce.safetensors")
+    options = dict(epochs=6, width=4, batch_size=32, checkpoint=tmp_path / "ce.safetensors")
     model = train_encoder(data, "ce", **options)
     assert not model.training
     right = model(data.test_images / 255).argmax(1) == data.test_labels
@@ -105,7 +105,7 @@ def test_an_encoder_learns_and_is_loaded_the_next_time(data, tmp_path, capsys):
         torch.equal(one, two) for one, two in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
     )
     with pytest.raises(CourseError, match="another training"):
-        train_encoder(data, "ce", **options | dict(rate=0.01))
+        train_encoder(data, "ce", **options | dict(lr=0.01))
     with pytest.raises(CourseError, match="another training .recipe"):
         train_encoder(data, "wcdas", **options)
     told = capsys.readouterr()
@@ -161,14 +161,14 @@ def test_ldmlrs_recipe_makes_the_same_draws_for_ever(data, tmp_path):
         optimizer.step()
         found.append(loss.item())
     path = tmp_path / "ce.safetensors"
-    trained = train_encoder(data, "ce-mixup", epochs=2, width=4, seed=5, schedule=multistep, checkpoint=path)
+    trained = train_encoder(data, "ce-mixup", epochs=2, width=4, seed=5, lr_schedule=multistep, checkpoint=path)
     tensors, facts = checkpoints.load(path)
     assert tensors["losses"].tolist() == found and torch.equal(weights(trained), weights(model))
     del facts["seconds"]
     assert facts.pop("recipe") == f"ce-mixup, augment weak, alpha 0.5, nesterov True, {data.key}"
     assert facts == dict(
-        model="ResNet", n=90, steps=4, batch=64, seed=5, optimizer="SGD", rate=[0.1], decay=[5e-4],
-        schedule="multistep", clip=None, ema=None, step=4,
+        model="ResNet", n=90, steps=4, batch_size=64, seed=5, optimizer="SGD", lr=[0.1], weight_decay=[5e-4],
+        lr_schedule="multistep", grad_clip=None, ema_decay=None, step=4,
     )  # fmt: skip
 
 
@@ -183,7 +183,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
 def test_each_option_changes_the_training_and_its_checkpoint(option, data, tmp_path):
-    plain = dict(epochs=1, width=4, batch=32, checkpoint=tmp_path / "a.safetensors")
+    plain = dict(epochs=1, width=4, batch_size=32, checkpoint=tmp_path / "a.safetensors")
     usual = weights(train_encoder(data, "ce-mixup", **plain))
     changed = plain | option | dict(checkpoint=tmp_path / "b.safetensors")
     one = weights(train_encoder(data, "ce-mixup", **changed))
@@ -196,7 +196,7 @@ def test_each_option_changes_the_training_and_its_checkpoint(option, data, tmp_p
 
 
 def test_a_resumed_training_with_options_is_the_uninterrupted_one(data, tmp_path, monkeypatch):
-    options = dict(epochs=2, width=4, batch=32, augment="autoaugment", alpha=0.5, nesterov=False)
+    options = dict(epochs=2, width=4, batch_size=32, augment="autoaugment", alpha=0.5, nesterov=False)
     whole = train_encoder(data, "logit-adjusted", **options)
     options["checkpoint"] = tmp_path / "x.safetensors"
     interrupted(monkeypatch, 2, lambda: train_encoder(data, "logit-adjusted", **options))
@@ -280,12 +280,12 @@ def test_a_class_without_images_is_passed_over():
 def stage_one(data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoders, "device", lambda: torch.device("cpu"))
-        return train_encoder(data, "wcdas", epochs=1, width=4, batch=32)
+        return train_encoder(data, "wcdas", epochs=1, width=4, batch_size=32)
 
 
 def test_the_second_stage_trains_the_head_alone(data, stage_one):
     before = {name: value.clone() for name, value in stage_one.state_dict().items()}
-    tuned = finetune_head(stage_one, data, epochs=2, batch=32, rate=0.1)
+    tuned = finetune_head(stage_one, data, epochs=2, batch_size=32, lr=0.1)
     assert not tuned.training and all(weight.requires_grad for weight in tuned.parameters())
     for name, value in tuned.state_dict().items():
         assert torch.equal(value, before[name]) != name.startswith("head."), name
@@ -293,7 +293,7 @@ def test_the_second_stage_trains_the_head_alone(data, stage_one):
 
 
 def test_with_drifting_statistics_only_these_and_the_head_change(data, stage_one):
-    tuned = finetune_head(stage_one, data, epochs=1, batch=32, drifting_bn=True)
+    tuned = finetune_head(stage_one, data, epochs=1, batch_size=32, drifting_bn=True)
     drifted = {
         name for name, value in tuned.state_dict().items() if not torch.equal(value, stage_one.state_dict()[name])
     }
@@ -308,7 +308,7 @@ def test_the_second_stage_sees_balanced_batches_and_resumes(data, stage_one, tmp
         seen.append(torch.bincount(labels, minlength=3).tolist())
         return keep(logits, labels)
 
-    options = dict(epochs=2, batch=24, seed=3, checkpoint=tmp_path / "head.safetensors", drifting_bn=True)
+    options = dict(epochs=2, batch_size=24, seed=3, checkpoint=tmp_path / "head.safetensors", drifting_bn=True)
     with monkeypatch.context() as patch:
         patch.setattr(encoders.F, "cross_entropy", watch)
         whole = finetune_head(stage_one, data, **options | dict(checkpoint=None))
@@ -321,7 +321,7 @@ def test_the_second_stage_sees_balanced_batches_and_resumes(data, stage_one, tmp
 
 
 def test_the_second_stage_of_another_network_or_other_data_is_refused(data, stage_one, tmp_path):
-    options = dict(epochs=1, batch=32, checkpoint=tmp_path / "head.safetensors")
+    options = dict(epochs=1, batch_size=32, checkpoint=tmp_path / "head.safetensors")
     finetune_head(stage_one, data, **options)
     retrained = copy.deepcopy(stage_one)
     with torch.no_grad():
@@ -346,7 +346,9 @@ def test_the_full_scale_configurations_are_the_recipes():
         return yaml.safe_load(text)["notebooks"]["03_encoders"]["parameters"]
 
     ce, wcdas, strong = RECIPES["ce"], RECIPES["wcdas"], RECIPES["strong"]
-    names = dict(EPOCHS="epochs", BATCH="batch", RATE="rate", DECAY="decay", AUGMENT="augment", NESTEROV="nesterov")
+    names = dict(
+        EPOCHS="epochs", BATCH="batch_size", RATE="lr", DECAY="weight_decay", AUGMENT="augment", NESTEROV="nesterov"
+    )
     assert {f"WCDAS_{name}": wcdas[key] for name, key in names.items()}.items() <= given("cifar.yaml").items()
     assert given("cifar.yaml")["WCDAS_FINETUNE"] == HEAD_RECIPE["epochs"]
     assert given("cifar_strong.yaml")["STRONG_EPOCHS"] == strong["epochs"]
@@ -354,19 +356,25 @@ def test_the_full_scale_configurations_are_the_recipes():
         assert {"EPOCHS": 200, "SCHEDULE": "multistep", "DEPTH": 32}.items() <= given(name).items()
     # What the notebook leaves at its defaults is LDMLR's.
     defaults = declared(notebook_path("03_encoders"))
-    assert {name: defaults[name.upper()] for name in ("batch", "rate", "decay")}.items() <= ce.items()
-    assert (ce["epochs"], ce["schedule"], ce["depth"], wcdas["depth"], strong["depth"]) == (200, multistep, 32, 32, 32)
+    assert {names[name]: defaults[name] for name in ("BATCH", "RATE", "DECAY")}.items() <= ce.items()
+    assert (ce["epochs"], ce["lr_schedule"], ce["depth"], wcdas["depth"], strong["depth"]) == (
+        200,
+        multistep,
+        32,
+        32,
+        32,
+    )
 
 
 def test_the_judge_is_plain_cross_entropy_with_a_seed_of_its_own(data, monkeypatch):
     asked = {}
     monkeypatch.setattr(encoders, "train_encoder", lambda data, method, **options: asked.update(options, method=method))
     train_judge(data)
-    assert asked["method"] == "ce" and asked["seed"] == 1000 and asked["label"] == "judge"
+    assert asked["method"] == "ce" and asked["seed"] == 1000 and asked["title"] == "judge"
 
 
 def test_image_diffusion_learns_resumes_and_gives_its_average(data, tmp_path, monkeypatch):
-    options = dict(steps=12, width=8, blocks=1, batch=16, checkpoint=tmp_path / "ddpm.safetensors")
+    options = dict(steps=12, width=8, blocks=1, batch_size=16, checkpoint=tmp_path / "ddpm.safetensors")
     seen = []
     keep = image_diffusion.track
 

@@ -170,12 +170,12 @@ def test_load_into_names_the_first_difference_and_changes_nothing():
 
 def test_identity_changes_with_every_save(tmp_path):
     path = tmp_path / "a.safetensors"
-    assert checkpoints.identity(None) is None and checkpoints.identity(path) is None
+    assert checkpoints.file_version(None) is None and checkpoints.file_version(path) is None
     checkpoints.save(path, {}, {})
-    first = checkpoints.identity(path)
-    assert first == checkpoints.identity(path)
+    first = checkpoints.file_version(path)
+    assert first == checkpoints.file_version(path)
     checkpoints.save(path, {}, {"step": 1})
-    assert first != checkpoints.identity(path)
+    assert first != checkpoints.file_version(path)
 
 
 def test_half_a_checkpoint_is_half_the_size_and_loads_as_float32(tmp_path):

@@ -67,7 +67,11 @@ def test_really_idle_cores_are_within_what_there_is():
 def one_step() -> None:
     model = torch.nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    list(train(model, lambda m, index: m(torch.ones(len(index), 2)).sum(), n=2, steps=1, batch=2, optimizer=optimizer))
+    list(
+        train(
+            model, lambda m, index: m(torch.ones(len(index), 2)).sum(), n=2, steps=1, batch_size=2, optimizer=optimizer
+        )
+    )
 
 
 def test_training_counts_the_cores_anew_each_time_and_only_when_asked(monkeypatch):

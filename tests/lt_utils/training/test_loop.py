@@ -60,7 +60,15 @@ class Training:
         self.optimizer = OPTIMISERS[optimizer](self.model.parameters())
         self.ema = EMA(self.model, 0.9)
         self.loss = options.pop("loss", net_loss)
-        settings = dict(n=N, steps=STEPS, batch=BATCH, lr=lr_schedules.cosine, ema=self.ema, precision="fp32", clip=1.0)
+        settings = dict(
+            n=N,
+            steps=STEPS,
+            batch_size=BATCH,
+            lr_schedule=lr_schedules.cosine,
+            ema=self.ema,
+            precision="fp32",
+            grad_clip=1.0,
+        )
         self.options = settings | options
         self.last = None
 
@@ -133,7 +141,11 @@ def test_each_step_draws_as_after_manual_seed_without_asking_other_devices(monke
 
     asked = []
     monkeypatch.setattr(torch, "manual_seed", lambda seed: asked.append(seed))
-    list(train(model, loss, n=N, steps=STEPS, batch=BATCH, optimizer=OPTIMISERS["plain"](model.parameters()), seed=5))
+    list(
+        train(
+            model, loss, n=N, steps=STEPS, batch_size=BATCH, optimizer=OPTIMISERS["plain"](model.parameters()), seed=5
+        )
+    )
     monkeypatch.undo()
     assert not asked
     for k, values in enumerate(drawn):
@@ -162,7 +174,7 @@ def test_resuming_after_every_step_is_exact(path):
 
 def test_resuming_is_exact_in_bf16_and_without_average(path):
     def whole(**options):
-        return Training(precision="bf16", ema=None, clip=None, **options)
+        return Training(precision="bf16", ema=None, grad_clip=None, **options)
 
     whole(checkpoint=path).go(4)
     resumed, straight = whole(checkpoint=path, weights=9).go(), whole().go()
@@ -333,12 +345,12 @@ Deeper.__name__ = "Net"
         (dict(seed=1), "seed 0 instead of 1"),
         (dict(n=9), "n 10 instead of 9"),
         (dict(steps=8), "steps 7 instead of 8"),
-        (dict(batch=5), "batch 4 instead of 5"),
-        (dict(lr=lr_schedules.constant), "schedule 'cosine' instead of 'constant'"),
-        (dict(clip=None), "clip 1.0 instead of None"),
-        (dict(ema=None), "ema 0.9 instead of None"),
+        (dict(batch_size=5), "batch_size 4 instead of 5"),
+        (dict(lr_schedule=lr_schedules.constant), "lr_schedule 'cosine' instead of 'constant'"),
+        (dict(grad_clip=None), "grad_clip 1.0 instead of None"),
+        (dict(ema=None), "ema_decay 0.9 instead of None"),
         (dict(optimizer="plain"), r"decay \[0.0005\] instead of \[0\]"),
-        (dict(optimizer="adam"), r"optimizer 'SGD' instead of 'Adam', rate \[0.1\] instead of \[0.01\]"),
+        (dict(optimizer="adam"), r"optimizer 'SGD' instead of 'Adam', lr \[0.1\] instead of \[0.01\]"),
         (dict(model=Other()), "model 'Net' instead of 'Other'"),
         (dict(model=Net(classes=4)), r"'head.bias' is \[3\] there and \[4\] here.*number of classes"),
         (dict(model=Net(width=9)), "another architecture or"),
@@ -403,7 +415,7 @@ def nan_from(step):
 
 def test_a_loss_that_is_not_finite_stops_the_training_and_is_not_saved(path, capsys):
     with pytest.raises(
-        CourseError, match=r"no longer a finite number from step 5 on: lower the learning rate or set clip"
+        CourseError, match=r"no longer a finite number from step 5 on: lower the learning rate or set grad_clip"
     ):
         Training(loss=nan_from(5)).go()
     Training(checkpoint=path).go(3)
@@ -468,7 +480,7 @@ def test_every_epoch_visits_each_sample_once_in_its_own_order():
 
 def test_a_batch_larger_than_the_data_is_the_data():
     assert sorted(batch_of(5, 3, 100, 0).tolist()) == [0, 1, 2]
-    assert [step.images for step in Training(batch=100, steps=2).loop()] == [10, 20]
+    assert [step.images for step in Training(batch_size=100, steps=2).loop()] == [10, 20]
 
 
 def test_steps_tell_what_was_done():
@@ -495,7 +507,7 @@ def test_the_model_trains_in_training_mode_and_the_average_stays_in_evaluation_m
 
 def test_a_loop_of_train_is_plain_sgd():
     """Against the loop one would write by hand, with the same batches and the same draws."""
-    trained = Training("plain", ema=None, clip=None, lr=lr_schedules.constant).go()
+    trained = Training("plain", ema=None, grad_clip=None, lr_schedule=lr_schedules.constant).go()
     torch.manual_seed(0)
     model = Net().to(memory_format=torch.channels_last)
     for k in range(STEPS):
@@ -513,14 +525,14 @@ def test_a_loop_of_train_is_plain_sgd():
 
 def test_clip_bounds_the_gradient_and_so_the_step():
     for clip, bounded in [(1e-3, True), (None, False)]:
-        trained = Training("plain", clip=clip, lr=lr_schedules.constant, steps=1)
+        trained = Training("plain", grad_clip=clip, lr_schedule=lr_schedules.constant, steps=1)
         before = torch.cat([weight.detach().flatten().clone() for weight in trained.model.parameters()])
         trained.go()
         moved = (torch.cat([weight.detach().flatten() for weight in trained.model.parameters()]) - before).norm().item()
         assert (moved <= 0.1 * 1e-3 * 1.001) == bounded
 
 
-@pytest.mark.parametrize("wrong", [dict(n=0), dict(steps=0), dict(batch=0)])
+@pytest.mark.parametrize("wrong", [dict(n=0), dict(steps=0), dict(batch_size=0)])
 def test_no_data_no_steps_and_no_batch_are_refused(wrong):
     with pytest.raises(CourseError, match="at least 1"):
         Training(**wrong).go()
