@@ -1,4 +1,4 @@
-"""Lists of images in any form: plain, .csv as mini-ImageNet-LT's, .json as iNaturalist 2018's (see `inaturalist`).
+"""Lists of images in any form: plain, .csv as mini-ImageNet-LT's, .json as iNaturalist 2018's.
 
 All become `ImageFiles`, with the same search for the files below a folder.
 

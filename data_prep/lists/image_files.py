@@ -5,7 +5,7 @@ Places-LT and iNaturalist are passed on:
 
     train/n01440764/n01440764_10026.JPEG 0
 
-Blank lines and lines that begin with # are passed over. `imagelists` reads lists in other forms, .csv and .json.
+Blank lines and lines that begin with # are passed over. `formats` reads lists in other forms, .csv and .json.
 """
 
 import hashlib

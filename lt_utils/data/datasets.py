@@ -1,7 +1,7 @@
 """Data sets as tensors: loaded whole, cut to a long tail, split, and moved to a device.
 
 "fashion-mnist-small" lies inside the package; `python -m data_prep NAME` makes every other set, a user's own included.
-`datafiles` tells what such a file holds.
+`npz` tells what such a file holds.
 """
 
 import os
