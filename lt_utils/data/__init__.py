@@ -17,29 +17,3 @@ from lt_utils.data.autoaugment import auto_augment
 from lt_utils.data.datasets import ImageData, data_folder, load, names
 from lt_utils.data.edm_augmentation import edm_augment
 from lt_utils.data.longtail import class_counts, class_table, group_indices, group_of, hold_out, subset
-
-__all__ = [
-    "AUGMENTATIONS",
-    "ImageData",
-    "auto_augment",
-    "auto_view",
-    "class_counts",
-    "class_table",
-    "cutout",
-    "data_folder",
-    "edm_augment",
-    "group_indices",
-    "group_of",
-    "hold_out",
-    "load",
-    "names",
-    "random_affine",
-    "random_colour",
-    "random_crop_flip",
-    "random_flip",
-    "strong_view",
-    "subset",
-    "to_bytes",
-    "to_signed",
-    "unit",
-]

@@ -21,33 +21,3 @@ from lt_utils.diffusion.image_diffusion import train_image_diffusion
 from lt_utils.diffusion.losses import OBJECTIVES, diffusion_loss, drop_labels, estimates, target
 from lt_utils.diffusion.samplers import Prediction, ancestral, ddim, ddim_steps, guided, sample
 from lt_utils.diffusion.schedules import Schedule, cosine_schedule, linear_schedule
-
-__all__ = [
-    "MECHANISMS",
-    "OBJECTIVES",
-    "FeatureGenerator",
-    "GaussianDenoiser",
-    "Prediction",
-    "Schedule",
-    "Standardiser",
-    "ancestral",
-    "balanced_labels",
-    "class_balancing_loss",
-    "cosine_schedule",
-    "ddim",
-    "ddim_steps",
-    "diffusion_loss",
-    "drop_labels",
-    "estimates",
-    "guided",
-    "label_prior",
-    "linear_schedule",
-    "load_generator",
-    "read_samples",
-    "sample",
-    "sample_to",
-    "target",
-    "train_feature_diffusion",
-    "train_generator",
-    "train_image_diffusion",
-]

@@ -26,37 +26,3 @@ from lt_utils.features.retraining import (
 )
 from lt_utils.features.statistics import class_means, class_spread, nearest_distance, shared_covariance
 from lt_utils.features.views import Views, distance_to_test, encode_views, fair_sample, fair_split
-
-__all__ = [
-    "CONTROLS",
-    "MORE_CONTROLS",
-    "Encoded",
-    "StandardisedHead",
-    "Views",
-    "amounts_to_labels",
-    "averaged",
-    "class_gaussian",
-    "class_means",
-    "class_spread",
-    "distance_to_test",
-    "encode_data",
-    "encode_views",
-    "recalibrate_batchnorm",
-    "fair_sample",
-    "fair_split",
-    "fit_head",
-    "index_thirds",
-    "nearest_distance",
-    "load_or_train",
-    "oracle_bound",
-    "predict",
-    "ratio_amounts",
-    "repeated_real",
-    "resampled_real",
-    "result_rows",
-    "retrain_head",
-    "shared_covariance",
-    "start_linear",
-    "test_scores",
-    "topup_amounts",
-]

@@ -19,30 +19,3 @@ from lt_utils.metrics.recognition import (
     scores,
 )
 from lt_utils.metrics.statistics import format_mean, mean_error, mean_std, paired_difference, student
-
-__all__ = [
-    "Extractor",
-    "accuracy",
-    "calibration_error",
-    "class_accuracy",
-    "distribution_scores",
-    "encoder_extractor",
-    "frechet_distance",
-    "group_accuracy",
-    "group_memorisation",
-    "inception_extractor",
-    "inception_score",
-    "kernel_distance",
-    "label_accuracy",
-    "mean_error",
-    "mean_std",
-    "measure",
-    "memorisation",
-    "nearest",
-    "paired_difference",
-    "precision_recall",
-    "reliability",
-    "scores",
-    "student",
-    "format_mean",
-]

@@ -15,26 +15,3 @@ from lt_utils.models.unet import (
     published_unet,
     sinusoid,
 )
-
-__all__ = [
-    "Block",
-    "Condition",
-    "CosineHead",
-    "FeatureUNet",
-    "GroupNorm",
-    "Inception",
-    "LinearHead",
-    "ResNet",
-    "ResidualBlock",
-    "ResidualMLP",
-    "SelfAttention",
-    "UNet",
-    "WCDASHead",
-    "build_head",
-    "channel_statistics",
-    "encode",
-    "load_published_ldmlr",
-    "parameter_counts",
-    "published_unet",
-    "sinusoid",
-]

@@ -3,20 +3,3 @@
 from lt_utils.recognition.encoders import METHODS, RECIPES, build_encoder, encoder_loss, train_encoder, train_judge
 from lt_utils.recognition.losses import label_shift, log_prior, logit_adjusted_loss, mixup, mixup_loss
 from lt_utils.recognition.two_stage import HEAD_RECIPE, class_aware_order, finetune_head
-
-__all__ = [
-    "HEAD_RECIPE",
-    "METHODS",
-    "RECIPES",
-    "build_encoder",
-    "class_aware_order",
-    "encoder_loss",
-    "finetune_head",
-    "label_shift",
-    "log_prior",
-    "logit_adjusted_loss",
-    "mixup",
-    "mixup_loss",
-    "train_encoder",
-    "train_judge",
-]

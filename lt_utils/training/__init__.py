@@ -5,24 +5,3 @@ from lt_utils.training.devices import autocast, cores, device, precision_for
 from lt_utils.training.ema import EMA, ConstantEMA
 from lt_utils.training.loop import Step, batch_of, step_now, step_seed, train
 from lt_utils.training.lr_schedules import constant, cosine, linear_warmup, multistep, warmup_cosine
-
-__all__ = [
-    "EMA",
-    "ConstantEMA",
-    "Step",
-    "autocast",
-    "batch_of",
-    "constant",
-    "cores",
-    "cosine",
-    "device",
-    "linear_warmup",
-    "load_model",
-    "multistep",
-    "precision_for",
-    "save_model",
-    "step_now",
-    "step_seed",
-    "train",
-    "warmup_cosine",
-]
