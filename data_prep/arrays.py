@@ -1,5 +1,10 @@
-"""Arrays from elsewhere: an .npz in one of the usual shapes, and a test set cut from a training set."""
+"""Arrays from elsewhere (an .npz in one of the usual shapes, a test set cut from a training set), and writing a prepared set."""
 
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -62,3 +67,58 @@ def _labels(y: np.ndarray, images: int, where: str) -> np.ndarray:
     if y.dtype.kind not in "iu" or y.shape not in ((images,), (images, 1)):
         raise CourseError(f"{where} is {y.dtype} {list(y.shape)}: it must hold {images:,} integers, one an image.")
     return y.reshape(-1).astype(np.int64)
+
+
+def write(path: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, object], compressed: bool = False) -> dict:
+    """Write a data set and its record and return the record; each appears whole or not at all.
+
+    Both are written under temporary names in the same folder and renamed when complete, the data file last: a file
+    under its final name is whole, whenever the program was stopped.
+
+    Args:
+        path: the .npz to write; its folder is made if need be.
+        arrays: as `npz.check_arrays` wants them; checked here.
+        facts: what else the record says: source, licence ...
+        compressed: smaller, but slower to load; for files that are passed on.
+
+    Raises:
+        CourseError: no permission, no space, or arrays that are not as they should be.
+    """
+    npz.check_arrays(arrays, path.name)
+    arrays = {key: arrays[key] for key in npz.ARRAYS}  # in one order always: equal data give equal files
+    classes, x = arrays["classes"], arrays["x_train"]
+    part, record_part = (path.with_name(f".{path.stem}~{os.getpid()}.{end}.part") for end in ("npz", "json"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left_over in path.parent.glob(f".{path.stem}~*.part"):  # of a run that was killed
+            left_over.unlink()
+        with open(part, "wb") as file:
+            (np.savez_compressed if compressed else np.savez)(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        record = {
+            "name": path.stem,
+            **facts,
+            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+            "image": [int(side) for side in x.shape[1:]],
+            "classes": classes.tolist(),
+            "train_counts": np.bincount(arrays["y_train"].astype(np.int64), minlength=len(classes)).tolist(),
+            "test_counts": np.bincount(arrays["y_test"].astype(np.int64), minlength=len(classes)).tolist(),
+            "bytes": part.stat().st_size,
+            "sha256": npz.sha256(part),
+        }
+        lines = [f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in record.items()]
+        record_part.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        os.replace(record_part, path.with_suffix(".json"))
+        os.replace(part, path)
+    except OSError as error:
+        size = sum(a.nbytes for a in arrays.values()) / 1e6
+        raise CourseError(
+            f"{path} cannot be written ({error.strerror or error}): it needs about {size:,.0f} MB in a folder where "
+            "you may write; choose another one with --to."
+        ) from None
+    finally:
+        for unfinished in (part, record_part):
+            with contextlib.suppress(OSError):  # already renamed, or never made
+                unfinished.unlink()
+    return record

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import originals
-from lt_utils.data import datasets, npz
+from data_prep.arrays import write
+from lt_utils.data import datasets
 from lt_utils.errors import CourseError
 
 PER_CLASS = {"train": 1000, "test": 300}
@@ -38,7 +39,7 @@ def bundle(source: Path, folder: Path) -> Path:
         ),
     }
     path = folder / f"{datasets.BUNDLED}.npz"
-    npz.write(path, arrays, facts, compressed=True)
+    write(path, arrays, facts, compressed=True)
     return path
 
 

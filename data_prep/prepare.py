@@ -32,7 +32,7 @@ class Request:
 def prepare(name: str, request: Request, to: Path | None = None, again: bool = False) -> Path:
     """Make <to>/<name>.npz and its record, or find that both are there and whole; returns the path of the .npz.
 
-    What happens is printed. Nothing appears under the final name before it is complete (`npz.write`).
+    What happens is printed. Nothing appears under the final name before it is complete (`arrays.write`).
 
     Raises:
         CourseError: whatever a user can mend, in one sentence.
@@ -60,7 +60,7 @@ def prepare(name: str, request: Request, to: Path | None = None, again: bool = F
     try:
         found, facts = _read(name, request, downloads)
         print(f"{name}: checking and writing {len(found['x_train']) + len(found['x_test']):,} images", flush=True)
-        record = npz.write(path, found, {**facts, "request": asdict(request)})
+        record = arrays.write(path, found, {**facts, "request": asdict(request)})
         shutil.rmtree(downloads, ignore_errors=True)
     finally:
         unlock(folder, mark)

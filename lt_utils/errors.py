@@ -1,4 +1,4 @@
-"""Mistakes that a user can mend, told in one sentence."""
+"""Errors that a user can mend: one-sentence messages."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

@@ -45,16 +45,11 @@ Arm = tuple[str, str, str]  # features, method, correction
 
 
 def diffusion(
-    features: Tensor, labels: Tensor, amounts: Sequence[int], seed: int = 0, checkpoint: Path | None = None, **how
+    features: Tensor, labels: Tensor, amounts: Sequence[int], seed: int = 0, omega: float = 0.0, **options
 ) -> tuple[Tensor, Tensor]:
-    """A source: feature diffusion fitted on features [N, D] with labels [N], and amounts[c] draws of each class c."""
-    wanted = augmentation.amounts_to_labels(amounts, features.device)
-    options = dict(omega=how.pop("omega", 0.0), steps=SAMPLING, seed=seed)
-    told = how.pop("title", "")
-    generator = train_feature_diffusion(
-        features, labels, len(amounts), seed=seed, checkpoint=checkpoint, title=told, **(GENERATOR | how)
-    )
-    return generator.generate(wanted, **options), wanted
+    """A source: feature diffusion trained on features [N, D] with labels [N], and amounts[c] draws of each class c."""
+    generator = train_feature_diffusion(features, labels, len(amounts), seed=seed, **(GENERATOR | options))
+    return augmentation.from_generator(generator, omega=omega, steps=SAMPLING)(features, labels, amounts, seed)
 
 
 @dataclass(frozen=True)

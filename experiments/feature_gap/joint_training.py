@@ -15,10 +15,9 @@ from lt_utils.data.datasets import ImageData
 from lt_utils.errors import CourseError
 from lt_utils.features.augmentation import Source, topup_amounts
 from lt_utils.models.resnet import ResNet, encode
-from lt_utils.progress import track
 from lt_utils.recognition.encoders import build_encoder, encoder_loss
 from lt_utils.training.devices import device
-from lt_utils.training.loop import step_now, train
+from lt_utils.training.loop import step_now, train_to_end
 from lt_utils.training.lr_schedules import cosine
 
 
@@ -109,9 +108,10 @@ def train_jointly(
         return joint_loss(model, index, real_loss, n)
 
     parameters = model.encoder.parameters()
-    steps = train(
+    return train_to_end(
         model,
         loss,
+        title=f"{name or method} in training, seed {seed}",
         n=n,
         steps=epochs * in_epoch,
         batch_size=batch_size,
@@ -120,7 +120,4 @@ def train_jointly(
         seed=seed,
         checkpoint=checkpoint,
         recipe=f"{method}, head fed by {name or 'a source'} every {every} epochs, {data.key}",
-    )
-    for _ in track(steps, f"{name or method} in training, seed {seed}"):
-        pass
-    return model.encoder.eval()
+    ).encoder

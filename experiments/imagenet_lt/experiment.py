@@ -28,7 +28,7 @@ from lt_utils.data import datasets
 from lt_utils.data.longtail import group_indices
 from lt_utils.diffusion.feature_diffusion import train_feature_diffusion
 from lt_utils.errors import CourseError, choose
-from lt_utils.features.augmentation import CONTROLS, amounts_to_labels, classes_of, ratio_amounts
+from lt_utils.features.augmentation import CONTROLS, classes_of, from_generator, ratio_amounts
 from lt_utils.features.encoding import Encoded
 from lt_utils.features.retraining import result_rows, retrain_head, test_scores
 from lt_utils.files import is_name, read_yaml
@@ -151,13 +151,8 @@ def retrained_rows(encoded: Encoded, method: str, seed: int, settings: dict, run
     generator = train_feature_diffusion(
         encoded.train, encoded.train_labels, encoded.num_classes, **sizes, seed=seed, checkpoint=run.checkpoint(name)
     )
-
-    def diffusion(features: Tensor, labels: Tensor, amounts: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
-        wanted = amounts_to_labels(amounts, features.device)
-        return generator.generate(wanted, seed=seed), wanted
-
     amounts = generation_amounts(encoded.counts, chosen["ratio"], chosen["group"])
-    for source_name, source in {**CONTROLS, f"{method} + LDMLR": diffusion}.items():
+    for source_name, source in {**CONTROLS, f"{method} + LDMLR": from_generator(generator)}.items():
         added = source(encoded.train, encoded.train_labels, amounts, seed=seed)
         retrained = retrain_head(encoded, *added, epochs=chosen["epochs"], seed=seed)
         columns = {**same, "encoder": method, "recipe": f"r={chosen['ratio']:g} {chosen['group']}"}

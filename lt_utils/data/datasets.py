@@ -5,6 +5,7 @@
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from lt_utils.hashing import data_key
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 BUNDLED = "fashion-mnist-small"
+TITLES = {"fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 FETCHABLE = ("fashion-mnist", "cifar10", "cifar100")  # what data_prep can fetch by name
 
 
@@ -41,6 +43,14 @@ class ImageData:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    @property
+    def title(self) -> str:
+        """Its name in figures: "Fashion-MNIST"; with a long tail "Fashion-MNIST-LT (IF 100)"."""
+        tail = re.fullmatch(r"(.+)-if([\d.e+]+)", self.name)
+        name = tail[1] if tail else self.name
+        known = TITLES.get(name.removesuffix("-small").removesuffix("-ldmlr"), name)
+        return f"{known}-LT (IF {tail[2]})" if tail else known
 
     @property
     def key(self) -> str:

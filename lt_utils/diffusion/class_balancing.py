@@ -27,10 +27,9 @@ from lt_utils.diffusion.schedules import Schedule
 from lt_utils.errors import CourseError, choose
 from lt_utils.hashing import fingerprint
 from lt_utils.models.unet import UNet
-from lt_utils.progress import track
 from lt_utils.training.devices import device
-from lt_utils.training.ema import EMA, ConstantEMA
-from lt_utils.training.loop import train
+from lt_utils.training.ema import EMA
+from lt_utils.training.loop import train_to_end
 from lt_utils.training.lr_schedules import linear_warmup
 
 
@@ -54,7 +53,6 @@ MECHANISMS = {
 }
 
 
-# ---------------------------------------------------------------------------------------------------------------- loss
 class Terms(NamedTuple):
     """The loss (scalars): total = noise + regular + gamma * commitment."""
 
@@ -81,15 +79,6 @@ def label_prior(prior: str | Sequence[float], counts: Sequence[int]) -> Tensor:
     return weights / weights.sum()
 
 
-def _shown(labels: Tensor, label_dropout: float, per: str, no_label: int) -> tuple[Tensor, bool]:
-    """The labels [B] that the network is shown, and whether any may be left."""
-    if choose("dropout_per", per, ("sample", "batch")) == "sample":
-        return drop_labels(labels, label_dropout, no_label), True
-    if torch.rand(()) < label_dropout:  # one coin, tossed on the CPU: a GPU need not be waited for
-        return torch.full_like(labels, no_label), False
-    return labels, True
-
-
 def class_balancing_loss(
     denoiser: nn.Module,
     schedule: Schedule,
@@ -101,7 +90,6 @@ def class_balancing_loss(
     gamma: float = 0.25,
     objective: str = "eps",
     label_dropout: float = 0.1,
-    dropout_per: str = "sample",
     augmentation: Tensor | None = None,
 ) -> Terms:
     """The loss of CBDM on x0 [B, ...] with labels [B] at random steps; without a prior, the regular diffusion loss.
@@ -112,8 +100,8 @@ def class_balancing_loss(
             it is 1.
         gamma: weight of the commitment term.
         objective: what the network predicts; the class-balancing terms always compare noise.
-        label_dropout: probability that a label is dropped; a sample without a label has no class-balancing terms.
-        dropout_per: "sample", or "batch" as in the original program: one coin for the whole batch.
+        label_dropout: probability that a label is dropped; a sample without a label has no class-balancing terms. (The
+            published program tosses one coin for the whole batch.)
         augmentation: the nine numbers [B, 9] of `edm_augment`, if x0 was augmented. They stay when a label is dropped.
 
     Both labels go through the network as one batch of 2B, each half with its own dropout masks.
@@ -126,21 +114,20 @@ def class_balancing_loss(
         )
     t = torch.randint(len(schedule), (len(x0),), device=x0.device)
     eps = torch.randn_like(x0)
-    a, s = schedule.scales(t, x0)
+    a, s = schedule.scales(t, x0)  # [B, 1, ...]
     x_t = a * x0 + s * eps
-    shown, labelled = _shown(labels, label_dropout, dropout_per, denoiser.no_label)
-    balanced = prior is not None and labelled
+    shown = drop_labels(labels, label_dropout, denoiser.no_label)
     inputs = [x_t, t, shown] if augmentation is None else [x_t, t, shown, augmentation]
-    if balanced:
-        other = torch.multinomial(prior, len(labels), replacement=True)
+    if prior is not None:
+        other = torch.multinomial(prior, len(labels), replacement=True)  # y' [B]
         seconds = [x_t, t, other, *inputs[3:]]
-        inputs = [torch.cat(pair) for pair in zip(inputs, seconds, strict=True)]
-    outputs = denoiser(*inputs).float().split(len(x0))
+        inputs = [torch.cat(pair) for pair in zip(inputs, seconds, strict=True)]  # [2B, ...]
+    outputs = denoiser(*inputs).float().split(len(x0))  # one or two of [B, ...]
     noise = (outputs[0] - target(objective, x0, eps, a, s)).square().mean()
-    if not balanced:
+    if prior is None:
         return Terms(noise, noise, torch.zeros_like(noise), torch.zeros_like(noise))
     first, second = (estimates(objective, output, x_t, a, s)[1] for output in outputs)
-    weight = (tau * t / len(schedule) * (shown != denoiser.no_label)).view(-1, *[1] * (x0.ndim - 1))
+    weight = (tau * t / len(schedule) * (shown != denoiser.no_label)).view(-1, *[1] * (x0.ndim - 1))  # w [B, 1, ...]
     regular = (weight * (first - second.detach()).square()).mean()
     commitment = (weight * (first.detach() - second).square()).mean()
     return Terms(noise + regular + gamma * commitment, noise, regular, commitment)
@@ -157,11 +144,9 @@ def train_generator(
     lr: float = 2e-4,
     lr_schedule: Callable[[int, int], float] | None = None,
     ema_decay: float = 0.9999,
-    ema_warmup: bool = True,
     tau: float = 1.0,
     prior: str | Sequence[float] | None = None,
     label_dropout: float = 0.1,
-    dropout_per: str = "sample",
     objective: str = "eps",
     seed: int = 0,
     checkpoint: str | Path | None = None,
@@ -176,8 +161,8 @@ def train_generator(
         start: a fresh network; for "balanced-finetuned" the average of a regular run. It stays as it is.
         steps: optimiser steps; for "balanced-finetuned" additional ones, after those `start` was trained for.
         lr, lr_schedule: Adam's learning rate and its factor at each step; default: a linear rise over 5,000 steps, then constant.
-        ema_decay, ema_warmup: of the moving average; ema_warmup = False is the original's (see ConstantEMA).
-        tau, label_dropout, dropout_per, objective: as in `class_balancing_loss`.
+        ema_decay: of the moving average, which has a warm-up (see EMA); the published one has none.
+        tau, label_dropout, objective: as in `class_balancing_loss`.
         prior: where y' comes from (see `label_prior`); default: as the mechanism says.
         seed, checkpoint, save_every, precision: as in `loop.train`; training goes on from the checkpoint.
         compiled: through torch.compile; worth its minute in runs of an hour.
@@ -196,7 +181,6 @@ def train_generator(
     probabilities = label_prior(source, data.counts).to(device()) if chosen.balanced else None
     data = data.to(device())
     model = copy.deepcopy(start).requires_grad_(True).to(device(), memory_format=torch.channels_last)
-    ema = (EMA if ema_warmup else ConstantEMA)(model, ema_decay)
     if compiled:
         # torch keeps eight graphs of a forward and then gives up; those of earlier trainings would be among them.
         torch.compiler.reset()
@@ -216,31 +200,28 @@ def train_generator(
             tau=tau,
             objective=objective,
             label_dropout=label_dropout,
-            dropout_per=dropout_per,
             augmentation=description,
         ).total
 
-    # A checkpoint goes on only with the same training, which this line tells from others.
-    recipe = f"{mechanism}, {data.key}, {objective}, {schedule}, dropout {label_dropout:g} per {dropout_per}"
-    recipe += f", start {fingerprint(start)[:12]}" + ("" if ema_warmup else ", constant average")
+    # A checkpoint goes on only with the same training, which this text identifies.
+    recipe = f"{mechanism}, {data.key}, {objective}, {schedule}, dropout {label_dropout:g} per sample"
+    recipe += f", start {fingerprint(start)[:12]}"
     if chosen.balanced:
         recipe += f", tau {tau:g}, prior {source if isinstance(source, str) else probabilities.tolist()}"
-    loop = train(
+    return train_to_end(
         model,
         loss,
+        title=title or f"{mechanism}, seed {seed}",
         n=len(data.train_labels),
         steps=steps,
         batch_size=batch_size,
         optimizer=torch.optim.Adam(model.parameters(), lr),
         lr_schedule=lr_schedule or linear_warmup(5000),
         seed=seed,
-        ema=ema,
+        ema=EMA(model, ema_decay),
         grad_clip=1.0,
         precision=precision,
         checkpoint=checkpoint,
         save_every=save_every,
         recipe=recipe,
     )
-    for _ in track(loop, title or f"{mechanism}, seed {seed}"):
-        pass
-    return ema.model

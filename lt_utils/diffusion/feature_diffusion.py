@@ -16,11 +16,10 @@ from lt_utils.diffusion.samplers import sample
 from lt_utils.diffusion.schedules import Schedule, cosine_schedule
 from lt_utils.errors import CourseError
 from lt_utils.models.feature_denoisers import ResidualMLP
-from lt_utils.progress import track
 from lt_utils.training import checkpoints
 from lt_utils.training.devices import autocast, device
 from lt_utils.training.ema import EMA
-from lt_utils.training.loop import train
+from lt_utils.training.loop import train_to_end
 from lt_utils.training.lr_schedules import cosine
 
 
@@ -46,8 +45,7 @@ class Standardiser:
 
 @dataclass(frozen=True)
 class FeatureGenerator:
-    """A trained feature diffusion: denoiser (moving average), the scale of the features, the noise schedule, and the
-    precision in which it draws (see `devices.autocast`)."""
+    """A trained feature diffusion: denoiser (moving average), scale of the features, schedule, and precision of drawing."""
 
     model: ResidualMLP
     scale: Standardiser
@@ -116,24 +114,23 @@ def train_feature_diffusion(
     x0 = scale(features)
     torch.manual_seed(seed)
     model = ResidualMLP(features.shape[1], num_classes, width, blocks).to(features.device)
-    ema = EMA(model, ema_decay)
-    loop = train(
+    average = train_to_end(
         model,
         lambda model, index: diffusion_loss(model, schedule, x0[index], labels[index], "v", label_dropout),
+        title=title or f"feature diffusion, seed {seed}",
+        unit="features",
         n=len(x0),
         steps=steps,
         batch_size=batch_size,
         optimizer=torch.optim.AdamW(model.parameters(), lr),
         lr_schedule=cosine,
         seed=seed,
-        ema=ema,
+        ema=EMA(model, ema_decay),
         precision=precision,
         checkpoint=checkpoint,
         recipe=f"features {hashing.data_key(features, labels)}, dropout {label_dropout:g}, {precision}",
     )
-    for _ in track(loop, title or f"feature diffusion, seed {seed}", unit="features"):
-        pass
-    return FeatureGenerator(ema.model, scale, schedule, precision)
+    return FeatureGenerator(average, scale, schedule, precision)
 
 
 class GaussianDenoiser(nn.Module):
@@ -158,8 +155,8 @@ class GaussianDenoiser(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         where, kind, x, t, y = x.device, x.dtype, *(one.to(self.means.device) for one in (x, t, y))
-        a, s = self.schedule.scales(t, x.double())
+        a, s = self.schedule.scales(t, x.double())  # [B, 1]
         # In the eigenvectors of S the matrix above is diagonal: a v / (a^2 v + s^2) for each eigenvalue v.
-        shift = (x.double() - a * self.means[y]) @ self.vectors
-        gain = a * self.values / (a.square() * self.values + s.square())
+        shift = (x.double() - a * self.means[y]) @ self.vectors  # [B, D]
+        gain = a * self.values / (a.square() * self.values + s.square())  # [B, D]
         return (self.means[y] + (gain * shift) @ self.vectors.T).to(where, kind)

@@ -8,9 +8,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from lt_utils import files, hashing
@@ -23,33 +21,22 @@ from lt_utils.training import checkpoints
 from lt_utils.training.devices import autocast, precision_for
 from lt_utils.training.loop import step_seed
 
-# The reverse variances of DDPM: "fixedlarge" is beta_t, "fixedsmall" that of q(x_{t-1} | x_t, x_0).
 SHARDS = "shard-[0-9][0-9][0-9][0-9][0-9].safetensors"
+# The reverse variances of DDPM: "fixedlarge" is beta_t, "fixedsmall" that of q(x_{t-1} | x_t, x_0).
 SAMPLERS = {"ddim": None, "fixedlarge": "beta", "fixedsmall": "posterior"}
 
 
-# -------------------------------------------------------------------------------------------------------------- labels
 def balanced_labels(total: int, num_classes: int) -> Tensor:
-    """Exactly total / classes labels of each class, int64 [total], in the order 0, 1, .., C-1, 0, 1, ...
+    """Exactly total / num_classes labels of each class, int64 [total], in the order 0, 1, .., C-1, 0, 1, ...
 
     Any run of C labels in a row holds every class once, so shards and the parts of an Inception score are balanced too.
-    Raises CourseError if `total` is not a multiple of `classes`.
+    Raises CourseError if `total` is not a multiple of `num_classes`.
     """
     if total < 1 or total % num_classes:
         raise CourseError(f"{total} samples cannot be divided evenly among {num_classes} classes: ask for a multiple.")
     return torch.arange(total) % num_classes
 
 
-def random_labels(total: int, weights: Sequence[float], seed: int = 0) -> Tensor:
-    """Independent labels, int64 [total], class c with probability weights[c] / sum: [1] * C is the published evaluation.
-
-    With the training counts as weights, the samples follow the long tail.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    return torch.multinomial(torch.tensor([float(w) for w in weights]), total, replacement=True, generator=generator)
-
-
-# ------------------------------------------------------------------------------------------------------------- samples
 @torch.no_grad()
 def sample_to(
     folder: str | Path,
@@ -66,12 +53,11 @@ def sample_to(
     objective: str = "v",
     seed: int = 0,
     shard: int = 256,
-    as_bytes: bool = True,
     precision: str = "fp32",
     notes: dict | None = None,
     title: str = "",
 ) -> tuple[Tensor, Tensor]:
-    """Draw an image for each of `labels` [N] into `folder` and return images [N, *shape] and labels [N], on the CPU.
+    """Draw an image for each of `labels` [N] into `folder`; images uint8 [N, *shape] and labels [N], on the CPU.
 
     Shards that are in the folder already are kept, so a run that was stopped goes on where it was.
 
@@ -80,7 +66,6 @@ def sample_to(
         sampler: "ddim" with `steps` and `eta`; "fixedlarge" or "fixedsmall": ancestral, through all steps of the schedule.
         omega: guidance strength; 0 is none. clip: bound |x_0| by this in every step; the published chain is not clipped.
         objective: what the denoiser predicts. seed: decides all noise. shard: images a file and a batch.
-        as_bytes: uint8 in 0..255, as in an image file; False: float32 clipped to -1..1, as the original measures.
         precision: "fp32", "bf16" or "auto". notes: what else to store with them, such as {"labels": "balanced", "ema": True}.
 
     The denoiser is put in evaluation mode while it samples: dropout would otherwise act in the samples.
@@ -101,7 +86,7 @@ def sample_to(
         "objective": objective,
         "seed": seed,
         "shard": shard,
-        "images": "uint8" if as_bytes else "float32",
+        "images": "uint8",
         "precision": precision_for(where) if precision == "auto" else precision,
         "notes": json.loads(json.dumps(notes or {})),  # as they come back from the file: a tuple is a list there
     }
@@ -121,8 +106,7 @@ def sample_to(
                     x = ancestral(predict, schedule, x, variance, noise)
                 else:
                     x = ddim(predict, schedule, x, steps, eta, noise)
-            images = to_bytes(x) if as_bytes else x.clamp(-1, 1)
-            checkpoints.save(_path(folder, number), {"images": images, "labels": parts[number]}, facts)
+            checkpoints.save(_path(folder, number), {"images": to_bytes(x), "labels": parts[number]}, facts)
     finally:
         denoiser.train(was_training)
         files.unlock(folder)
@@ -171,33 +155,3 @@ def read_samples(folder: str | Path) -> tuple[Tensor, Tensor, dict]:
     loaded = [checkpoints.load(path) for path in paths]
     images, labels = (torch.cat([tensors[name] for tensors, _ in loaded]) for name in ("images", "labels"))
     return images, labels, loaded[0][1]
-
-
-def save_sheet(
-    path: str | Path, images: Tensor, labels: Tensor, per_class: int = 10, num_classes: int | None = None
-) -> None:
-    """A PNG of 8 bits, pixel for pixel: a row for each class, its first `per_class` images; missing ones are white.
-
-    images: uint8 [N, C, H, W] with 1 or 3 channels, or float in -1..1. The file is written whole or not at all.
-    """
-    images = (images if images.dtype == torch.uint8 else to_bytes(images)).cpu()
-    labels = labels.cpu()
-    num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
-    _, channels, height, width = images.shape
-    gap = 2
-    sheet = torch.full(
-        (channels, num_classes * (height + gap) - gap, per_class * (width + gap) - gap), 255, dtype=torch.uint8
-    )
-    for row in range(num_classes):
-        for column, image in enumerate(images[labels == row][:per_class]):
-            top, left = row * (height + gap), column * (width + gap)
-            sheet[:, top : top + height, left : left + width] = image
-    pixels = sheet.permute(1, 2, 0).numpy()
-    picture = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
-    files.write_whole(Path(path), lambda file: picture.save(file, format="PNG", optimize=True))
-
-
-def save_arrays(path: str | Path, images: Tensor, labels: Tensor) -> None:
-    """An .npz with x (uint8 [N, H, W, C], or float32 in -1..1) and y (int64 [N]), for other programs; written whole."""
-    x, y = images.cpu().permute(0, 2, 3, 1).numpy(), labels.cpu().numpy()
-    files.write_whole(Path(path), lambda file: np.savez_compressed(file, x=x, y=y))

@@ -10,10 +10,9 @@ from lt_utils.data.datasets import ImageData
 from lt_utils.diffusion.losses import diffusion_loss
 from lt_utils.diffusion.schedules import Schedule
 from lt_utils.models.unet import UNet
-from lt_utils.progress import track
 from lt_utils.training.devices import device
 from lt_utils.training.ema import EMA
-from lt_utils.training.loop import train
+from lt_utils.training.loop import train_to_end
 from lt_utils.training.lr_schedules import warmup_cosine
 
 
@@ -44,27 +43,24 @@ def train_image_diffusion(
     torch.manual_seed(seed)
     model = UNet(data.channels, data.num_classes, width, mults, attention, blocks)
     model.to(device(), memory_format=torch.channels_last)
-    ema = EMA(model, ema_decay)
 
     def loss(model: nn.Module, index: Tensor) -> Tensor:
         images = to_signed(random_flip(data.train_images[index]))
         return diffusion_loss(model, schedule, images, data.train_labels[index], objective, label_dropout)
 
-    loop = train(
+    return train_to_end(
         model,
         loss,
+        title=title or f"diffusion, seed {seed}",
         n=len(data.train_labels),
         steps=steps,
         batch_size=batch_size,
         optimizer=torch.optim.Adam(model.parameters(), lr),
         lr_schedule=warmup_cosine,
         seed=seed,
-        ema=ema,
+        ema=EMA(model, ema_decay),
         grad_clip=1.0,
         checkpoint=checkpoint,
         save_every=save_every,
         recipe=f"{data.key}, {objective}, {schedule}, dropout {label_dropout:g}",
     )
-    for _ in track(loop, title or f"diffusion, seed {seed}"):
-        pass
-    return ema.model

@@ -20,11 +20,8 @@ from lt_utils.diffusion.schedules import Schedule, cosine_schedule
 from lt_utils.errors import CourseError
 from lt_utils.models.feature_denoisers import FeatureUNet
 from lt_utils.models.resnet import ResNet
-from lt_utils.progress import track
-from lt_utils.training import checkpoints
-from lt_utils.training.devices import device
 from lt_utils.training.ema import EMA
-from lt_utils.training.loop import batch_of, step_now, train
+from lt_utils.training.loop import batch_of, step_now, train_to_end
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,6 @@ class Defects:
 NONE = Defects()
 
 
-# ---------------------------------------------------------------------------------------------------- stage 1: features
 @torch.no_grad()
 def extract(model: ResNet, images: Tensor, defects: Defects = NONE, *, seed: int = 0, batch_size: int = 64) -> Tensor:
     """Features [N, D] of uint8 images [N, channels, H, W], on the model's device; without defects those of `encode`.
@@ -97,7 +93,6 @@ def extract(model: ResNet, images: Tensor, defects: Defects = NONE, *, seed: int
     return features
 
 
-# --------------------------------------------------------------------------------------------------- stage 2: diffusion
 def loss_weights(schedule: Schedule, unclipped_snr: bool = False) -> Tensor:
     """Weight of the squared x_0 error at every step, float64 [T]: the SNR, at most 5 (min-SNR, Hang et al. 2023) or unclipped.
 
@@ -147,19 +142,6 @@ class PublishedGenerator:
         options = dict(objective="x0", steps=steps, eta=eta, clip=clip, seed=seed, batch_size=batch_size)
         return (sample(self.model, self.schedule, labels, shape, **options) + 1) / 2
 
-    def save(self, path: str | Path, **facts) -> None:
-        """Write the denoiser and, among its facts, the length of the schedule and whether samples are clamped."""
-        numbers = {"T": len(self.schedule), "clamp_range": self.clamp_range}
-        checkpoints.save_model(path, self.model, **numbers, **facts)
-
-
-def load_published(path: str | Path) -> PublishedGenerator:
-    """The generator that `PublishedGenerator.save` wrote, on the accelerator (or CPU). CourseError if it is none."""
-    model, facts = checkpoints.load_model(path, FeatureUNet, device())
-    if "clamp_range" not in facts:
-        raise CourseError(f"{path} holds a denoiser without the range of its features: train the generator again.")
-    return PublishedGenerator(model, cosine_schedule(facts["T"]), facts["clamp_range"])
-
 
 def train_published(
     features: Tensor,
@@ -180,7 +162,7 @@ def train_published(
 
     x = 2 f - 1, x0 objective, cosine schedule with T = 1000, every label shown. The published length is 201 epochs: 9,849
     steps for 12,406 features. Goes on from `checkpoint` if that is there, as `loop.train` does. The generator holds
-    the moving average (`decay`), or with `sgd` the last weights.
+    the moving average (`ema_decay`), or with `sgd` the last weights.
     """
     schedule = cosine_schedule(1000)
     x0, weights = 2 * features - 1, loss_weights(schedule, defects.unclipped_snr).float().to(features.device)
@@ -192,22 +174,21 @@ def train_published(
             index = batch_of(step_now(seed) % -(-len(x0) // batch_size), len(x0), batch_size, seed).to(x0.device)
         return published_loss(model, schedule, x0[index], labels[index], weights)
 
-    ema = None if defects.sgd else EMA(model, ema_decay)
     optimizer = torch.optim.SGD(model.parameters(), 1e-4) if defects.sgd else torch.optim.Adam(model.parameters(), 1e-3)
-    loop = train(
+    trained = train_to_end(
         model,
         loss,
+        title=title or f"published feature diffusion, seed {seed}",
+        unit="features",
         n=len(x0),
         steps=steps,
         batch_size=batch_size,
         optimizer=optimizer,
         seed=seed,
-        ema=ema,
+        ema=None if defects.sgd else EMA(model, ema_decay),
         precision="fp32",
         # Without the clamp, which is for sampling alone.
         recipe=f"published, {replace(defects, clamp_range=False).key}, features {hashing.data_key(features, labels)}",
         checkpoint=checkpoint,
     )
-    for _ in track(loop, title or f"published feature diffusion, seed {seed}", unit="features"):
-        pass
-    return PublishedGenerator(ema.model if ema else model.eval(), schedule, defects.clamp_range)
+    return PublishedGenerator(trained, schedule, defects.clamp_range)

@@ -9,7 +9,6 @@ from lt_utils.errors import choose
 OBJECTIVES = ("eps", "x0", "v")
 
 
-# ---------------------------------------------------------------------------------------------------------- objectives
 def target(objective: str, x0: Tensor, eps: Tensor, a: Tensor, s: Tensor) -> Tensor:
     """What the network should output, all [B, ...]: eps, x_0, or v = a eps - s x_0 (Salimans & Ho 2022)."""
     choose("objective", objective, OBJECTIVES)
@@ -48,6 +47,6 @@ def diffusion_loss(
     """
     t = torch.randint(len(schedule), (len(x0),), device=x0.device)
     eps = torch.randn_like(x0)
-    a, s = schedule.scales(t, x0)
+    a, s = schedule.scales(t, x0)  # [B, 1, ...]
     output = denoiser(a * x0 + s * eps, t, drop_labels(labels, label_dropout, denoiser.no_label))
     return (output.float() - target(objective, x0, eps, a, s)).square().mean()

@@ -14,7 +14,6 @@ from lt_utils.errors import CourseError, choose
 Prediction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-# ------------------------------------------------------------------------------------------------------------ guidance
 def check_labels(labels: Tensor, no_label: int) -> None:
     """Raise CourseError unless all labels [N] are classes 0 .. no_label - 1, or no_label itself, "no label"."""
     unknown = labels[(labels < 0) | (labels > no_label)]
@@ -44,11 +43,11 @@ def guided(
         if omega:
             null_labels = torch.full_like(labels, denoiser.no_label)
             both = denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([labels, null_labels]))
-            conditional, unconditional = both.to(x_t.dtype).chunk(2)
+            conditional, unconditional = both.to(x_t.dtype).chunk(2)  # each [B, ...]
             output = conditional + omega * (conditional - unconditional)
         else:
             output = denoiser(x_t, t, labels).to(x_t.dtype)
-        a, s = schedule.scales(t, x_t)
+        a, s = schedule.scales(t, x_t)  # [B, 1, ...]
         x0, eps = estimates(objective, output, x_t, a, s)
         if clip is not None:
             x0 = x0.clamp(-clip, clip)
@@ -58,7 +57,6 @@ def guided(
     return predict
 
 
-# ------------------------------------------------------------------------------------------------------------ samplers
 def ddim_steps(total: int, steps: int) -> list[int]:
     """`steps` values of t, falling from total - 1 in equal strides ("trailing" spacing, Lin et al. 2024).
 
@@ -136,7 +134,7 @@ def sample(
     seed: int = 0,
     batch_size: int = 256,
 ) -> Tensor:
-    """DDIM samples [N, *shape], float32, one for each of `labels` [N], in evaluation mode, in batches of `batch`.
+    """DDIM samples [N, *shape], float32, one for each of `labels` [N], in evaluation mode, in batches of `batch_size`.
 
     The start noise comes from a CPU generator with `seed`, so the same seed starts from the same noise on every device.
     Raises CourseError for a label that the network does not know.
@@ -145,7 +143,7 @@ def sample(
     was_training = denoiser.training
     denoiser.eval()
     device = next(denoiser.parameters()).device
-    start = torch.randn((len(labels), *shape), generator=torch.Generator().manual_seed(seed))
+    start = torch.randn((len(labels), *shape), generator=torch.Generator().manual_seed(seed))  # [N, *shape]
     generator = torch.Generator(device).manual_seed(seed + 1)
     parts = []
     for noise, part in zip(start.split(batch_size), labels.split(batch_size), strict=True):

@@ -13,7 +13,6 @@ from torch import Tensor
 from lt_utils.errors import CourseError
 
 
-# ----------------------------------------------------------------------------------------------------------- schedules
 class Schedule:
     """A noise schedule: alpha_bar, float64 [T], strictly falling inside (0, 1). Raises CourseError otherwise."""
 

@@ -5,6 +5,7 @@ from lt_utils.features.augmentation import (
     MORE_CONTROLS,
     amounts_to_labels,
     class_gaussian,
+    from_generator,
     index_thirds,
     ratio_amounts,
     repeated_real,

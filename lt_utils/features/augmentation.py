@@ -11,22 +11,19 @@ import torch
 from torch import Tensor
 
 from lt_utils.data.longtail import group_indices
+from lt_utils.diffusion.feature_diffusion import FeatureGenerator
+from lt_utils.diffusion.ldmlr import PublishedGenerator
 from lt_utils.errors import CourseError, choose
 from lt_utils.features.statistics import class_means, shared_covariance
 
 Source = Callable[..., tuple[Tensor, Tensor]]
 
 
-# ------------------------------------------------------------------------------------------------------------ how many
 def index_thirds(num_classes: int) -> dict[str, list[int]]:
     """LDMLR's groups on CIFAR, by class number: 0-3 / 4-6 / 7-9 of 10 classes, 0-33 / 34-66 / 67-99 of 100."""
     third = num_classes // 3
     first, second = num_classes - 2 * third, num_classes - third
-    return {
-        "many": list(range(first)),
-        "medium": list(range(first, second)),
-        "few": list(range(second, num_classes)),
-    }
+    return {"many": list(range(first)), "medium": list(range(first, second)), "few": list(range(second, num_classes))}
 
 
 def ratio_amounts(
@@ -75,7 +72,6 @@ def amounts_to_labels(amounts: Sequence[int], device: torch.device | str = "cpu"
     return torch.repeat_interleave(torch.arange(len(amounts)), torch.tensor(list(amounts))).to(device)
 
 
-# ------------------------------------------------------------------------------------------------------------- controls
 def none_added(features: Tensor, labels: Tensor, amounts: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor]:
     """The control without added features: the retraining alone."""
     return features[:0], labels[:0]
@@ -107,17 +103,17 @@ def _asked_of(labels: Tensor, amounts: Sequence[int]) -> tuple[Tensor, Tensor]:
     return amounts_to_labels(amounts, labels.device), counts
 
 
-def _random_members(labels: Tensor, wanted: Tensor, counts: Tensor, seed: int) -> Tensor:
-    """For each class of `wanted` the index of a random feature with that label; counts [C] of `labels`, all above 0."""
-    place = (_uniform(len(wanted), seed=seed).to(labels.device) * counts[wanted]).long()
-    return _members(labels, wanted, counts, place.clamp(max=counts[wanted] - 1))
+def _random_members(labels: Tensor, classes: Tensor, counts: Tensor, seed: int) -> Tensor:
+    """For each of `classes` [M] the index of a random feature with that label; counts [C] of `labels`, all above 0."""
+    place = (_uniform(len(classes), seed=seed).to(labels.device) * counts[classes]).long()  # [M]
+    return _members(labels, classes, counts, place.clamp(max=counts[classes] - 1))
 
 
-def _members(labels: Tensor, wanted: Tensor, counts: Tensor, place: Tensor) -> Tensor:
-    """For each class of `wanted` the index of the feature that has place 0 .. counts[c] - 1 among those with that label."""
+def _members(labels: Tensor, classes: Tensor, counts: Tensor, place: Tensor) -> Tensor:
+    """For each of `classes` [M] the index of the feature that has place 0 .. counts[c] - 1 among those with that label."""
     # Sorted by class, the features of class c stand at start_c .. start_c + n_c - 1.
     order, start = labels.argsort(stable=True), counts.cumsum(0) - counts
-    return order[start[wanted] + place]
+    return order[start[classes] + place]  # [M]
 
 
 def class_gaussian(
@@ -131,14 +127,14 @@ def class_gaussian(
     """
     added, _ = _asked_of(labels, amounts)
     means = class_means(features, labels, len(amounts))
-    root = _covariance_root(features, labels, len(amounts))
+    root = _covariance_root(features, labels, len(amounts))  # [D, D]
     noise = _normal(len(added), features.shape[1], seed=seed).to(features.device)
-    shift = (1 - own) ** 0.5 * noise @ root.T
+    shift = (1 - own) ** 0.5 * noise @ root.T  # [M, D]
     if own:
         # sum_i z_i (f_i - mean_c) / sqrt(n_c - 1), z_i ~ N(0, 1), has the covariance of class c.
         for c in (c for c, n in enumerate(amounts) if n):
             centred = features[labels == c] - means[c]
-            weight = _normal(amounts[c], len(centred), seed=seed + 7919 * (c + 1)).to(features.device)
+            weight = _normal(amounts[c], len(centred), seed=seed + 7919 * (c + 1)).to(features.device)  # [M_c, n_c]
             shift[added == c] += own**0.5 * weight @ centred / max(1, len(centred) - 1) ** 0.5
     return means[added] + width * shift, added
 
@@ -182,9 +178,23 @@ def _from_larger_classes(
 
 
 def uniform_noise(features: Tensor, labels: Tensor, amounts: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Uniform noise in [0, 1]^D with the labels asked for: whatever it gains, the features did not bring it."""
+    """Uniform noise in [0, 1]^D under the same labels: whatever it gains, the features did not bring it."""
     added = amounts_to_labels(amounts, features.device)
     return _uniform(len(added), features.shape[1], seed=seed).to(features.device), added
+
+
+def from_generator(generator: FeatureGenerator | PublishedGenerator, *, limit: int | None = None, **how) -> Source:
+    """A trained generator as a source; `how`: omega and steps, as its `generate` takes them.
+
+    limit: draw at most so many different features of each class, and repeat them where more are asked for.
+    """
+
+    def source(features: Tensor, labels: Tensor, amounts: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor]:
+        pool = amounts_to_labels([n if limit is None else min(n, limit) for n in amounts], features.device)
+        drawn = generator.generate(pool, seed=seed, **how)
+        return (drawn, pool) if limit is None or max(amounts) <= limit else repeated_real(drawn, pool, amounts, seed)
+
+    return source
 
 
 def _uniform(*shape: int, seed: int) -> Tensor:

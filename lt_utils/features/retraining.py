@@ -1,12 +1,13 @@
 """Retraining the classifier on real and added features: LDMLR's stage 3, the course's own, and what the result scores."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from lt_utils.diffusion.feature_diffusion import Standardiser
 from lt_utils.errors import CourseError, choose
@@ -15,17 +16,31 @@ from lt_utils.features.views import Views
 from lt_utils.metrics.recognition import accuracy, scores
 from lt_utils.models.heads import CosineHead, LinearHead
 from lt_utils.recognition.losses import label_shift, log_prior
-from lt_utils.training.loop import train
+from lt_utils.training.loop import Step, train
 from lt_utils.training.lr_schedules import cosine
 
 
 @dataclass(frozen=True)
 class Retrained:
-    """A retrained head, and its test accuracy in percent after every epoch: plain and with label shift, [epochs]."""
+    """A retrained head, and its test accuracy in percent after each of `steps`: plain and with label shift."""
 
     head: nn.Module
-    plain: Tensor
-    shifted: Tensor
+    steps: list[int]
+    plain: list[float]
+    shifted: list[float]
+
+
+def _watched(training: Iterator[Step], head: nn.Module, data: Encoded, every: int) -> Retrained:
+    """Run the training of `head` to its end and note its test accuracy every so many steps and at the last; 0: never."""
+    steps, plain, shifted = [], [], []
+    for step in training:
+        if every and (step.step % every == 0 or step.step == step.total):
+            with torch.no_grad():
+                logits = head(data.test)
+            steps.append(step.step)
+            plain.append(accuracy(logits, data.test_labels))
+            shifted.append(accuracy(label_shift(logits, data.counts), data.test_labels))
+    return Retrained(head.eval(), steps, plain, shifted)
 
 
 def retrain_head(
@@ -49,25 +64,18 @@ def retrain_head(
     features = torch.cat([data.train, added])
     labels = torch.cat([data.train_labels, added_labels])
     head = copy.deepcopy(data.head).requires_grad_(True)
-    a_epoch = -(-len(features) // batch_size)
+    in_epoch = -(-len(features) // batch_size)
     loop = train(
         head,
         lambda head, index: F.cross_entropy(head(features[index]), labels[index]),
         n=len(features),
-        steps=epochs * a_epoch,
+        steps=epochs * in_epoch,
         batch_size=batch_size,
         optimizer=torch.optim.Adam(head.parameters(), lr, weight_decay=weight_decay),
         seed=seed,
         precision="fp32",
     )
-    plain, shifted = [], []
-    for step in loop:
-        if step.step % a_epoch == 0:
-            with torch.no_grad():
-                logits = head(data.test)
-            plain.append(accuracy(logits, data.test_labels))
-            shifted.append(accuracy(label_shift(logits, data.counts), data.test_labels))
-    return Retrained(head.eval(), torch.tensor(plain), torch.tensor(shifted))
+    return _watched(loop, head, data, every=in_epoch)
 
 
 def test_scores(head: nn.Module, data: Encoded, many: int = 100, few: int = 20) -> dict[str, dict[str, float]]:
@@ -84,11 +92,11 @@ def test_scores(head: nn.Module, data: Encoded, many: int = 100, few: int = 20) 
 test_scores.__test__ = False  # a function to use, not one that pytest should collect
 
 
-def result_rows(retrained: "Retrained | Fitted", encoded: Encoded, /, **columns) -> list[dict]:
+def result_rows(retrained: Retrained, encoded: Encoded, /, **columns) -> list[dict]:
     """Two rows for a record, tested plain and with label shift: the scores of the last epoch and, beside them, the
     accuracy of the best test epoch, "best_test_epoch" (the paper's protocol: chosen on the test set, for each test).
 
-    retrained: what `retrain_head` returns, or `retraining.fit_head` with watch > 0.
+    retrained: what `retrain_head` returns, or `fit_head` with watch > 0.
     """
     best = {"plain": max(retrained.plain), "label shift": max(retrained.shifted)}
     return [
@@ -108,16 +116,6 @@ class StandardisedHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.head((features - self.mean) / self.std)
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A fitted head, and its test accuracy in percent along the way: steps [S], plain [S], shifted [S]."""
-
-    head: nn.Module
-    steps: list[int]
-    plain: list[float]
-    shifted: list[float]
 
 
 def start_linear(head: nn.Linear, scale: Standardiser, minus_log_prior: Tensor | float = 0.0) -> LinearHead:
@@ -146,7 +144,7 @@ def fit_head(
     lr: float = 3e-3,
     seed: int = 0,
     watch: int = 0,
-) -> Fitted:
+) -> Retrained:
     """Fit a head on views of the training images and, if given, on added features; the encoder stays frozen.
 
     Loss: cross-entropy of logits + tau log(n_c / N) (Menon et al. 2021). The logits are then balanced: test them as they
@@ -206,15 +204,7 @@ def fit_head(
         seed=seed,
         precision="fp32",
     )
-    seen: tuple[list, list, list] = ([], [], [])
-    for step in loop:
-        if watch and (step.step % watch == 0 or step.step == steps):
-            with torch.no_grad():
-                logits = head(encoded.test)
-            both = (logits, label_shift(logits, encoded.counts))
-            for values, value in zip(seen, (step.step, *(accuracy(z, encoded.test_labels) for z in both)), strict=True):
-                values.append(value)
-    return Fitted(head.eval(), *seen)
+    return _watched(loop, head, encoded, watch)
 
 
 def averaged(*logits: Tensor) -> Tensor:
@@ -234,40 +224,29 @@ def recalibrate_batchnorm(model: nn.Module, batches: Sequence[Tensor]) -> nn.Mod
     An encoder trained with mixup stores the statistics of mixed images, but is tested on clean ones. No label is used.
     """
     model = copy.deepcopy(model)
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # torch: the plain average of all batches
-    model.train()
-    with torch.no_grad():
-        for images in batches:
-            model(images)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
+    update_bn(batches, model)
     return model.eval()
 
 
 def oracle_bound(encoded: Encoded, seed: int = 0, anchor: float = 0.01, steps: int = 1500) -> float:
-    """Test accuracy in percent of a linear head that was fitted on the other half of the labelled TEST features.
+    """Test accuracy in percent of a linear head fitted on the other half of the labelled TEST features, both halves in turn.
 
-    Not a method: a reference for what a linear head on these features reaches with some thousand balanced labelled ones; another
-    `anchor` may find a little more. Both halves take their turn; the head starts from label shift and is held to it.
+    Not a method: a reference for what a linear head on these features reaches with some thousand balanced labelled ones.
+    It starts from label shift and is held to it; another `anchor` may find a little more.
     """
     order = torch.randperm(len(encoded.test), generator=torch.Generator().manual_seed(seed)).to(encoded.test.device)
-    right = 0.0
     halves = order.tensor_split(2)
     shifted = copy.deepcopy(encoded.head)
     with torch.no_grad():
         shifted.bias -= log_prior(encoded.counts, encoded.test.device)
-    for mine, other in (halves, halves[::-1]):
-        labels = encoded.test_labels[mine]
-        one = torch.ones(1, len(mine), device=labels.device)
-        views = Views(encoded.test[mine][None], labels, labels[None], one)
-        held = dict(
-            test=encoded.test[other], test_labels=encoded.test_labels[other], test_logits=encoded.test_logits[other]
+    total = 0.0
+    for half, other in (halves, halves[::-1]):
+        labels = encoded.test_labels[half]
+        views = Views(encoded.test[half][None], labels, labels[None], torch.ones(1, len(half), device=labels.device))
+        test, test_labels = encoded.test[other], encoded.test_labels[other]
+        data = replace(
+            encoded, test=test, test_labels=test_labels, test_logits=encoded.test_logits[other], head=shifted
         )
-        data = replace(encoded, **held, head=shifted)
         fitted = fit_head(views, data, tau=0.0, anchor=anchor, steps=steps, seed=seed)
-        right += accuracy(predict(fitted.head, data.test), data.test_labels) / 2
-    return right
+        total += accuracy(predict(fitted.head, test), test_labels) / 2
+    return total

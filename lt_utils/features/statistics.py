@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 
-# ---------------------------------------------------------------------------------------------------------- statistics
 def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Mean feature of each class, [C, D]; nan for a class without a feature."""
     total = features.new_zeros(num_classes, features.shape[1]).index_add_(0, labels, features)

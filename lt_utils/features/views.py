@@ -1,4 +1,4 @@
-"""Views: several random versions of every training image, seen through a frozen encoder.
+"""Views: several random versions of every training image, encoded by a frozen encoder.
 
 An encoder that was trained long enough has memorised its training images; their features are then unlike those of new
 images. Views that the encoder has not seen in training come closer, and this module measures how much closer.
@@ -96,7 +96,8 @@ def encode_views(encoded: Encoded, kind: str, count: int, seed: int = 0, path: s
         for k in range(count):
             torch.manual_seed(seed * 1_000_003 + 101 * k + KINDS.index(kind))
             rounds.append(_one_view(encoded.encoder, images, labels, kind))
-    views = Views(torch.stack([r[0] for r in rounds]), labels, *(torch.stack([r[i] for r in rounds]) for i in (1, 2)))
+    features, partners, share = (torch.stack(part) for part in zip(*rounds, strict=True))  # [K, N, D], [K, N], [K, N]
+    views = Views(features, labels, partners, share)
     if path is not None:
         checkpoints.save(path, vars(views), facts)
     return views
@@ -109,7 +110,7 @@ def _check_encoder(encoded: Encoded) -> None:
 
 def _one_view(model: ResNet, images: Tensor, labels: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:
     """Features [N, D] of one view of every image, the label of its partner [N] and its own share [N]."""
-    share, pad = torch.ones(len(images), device=labels.device), images.shape[-1] // 8
+    share, pad = torch.ones(len(images), device=labels.device), images.shape[-1] // 8  # share [N]
     if kind == "clean":
         return encode_fast(model, images), labels, share
     change = strong_view if kind == "strong" else random_crop_flip
@@ -118,7 +119,7 @@ def _one_view(model: ResNet, images: Tensor, labels: Tensor, kind: str) -> tuple
         return encode_fast(model, views), labels, share
     share = torch.distributions.Beta(0.5, 0.5).sample((len(images),)).to(labels.device)
     partner = torch.randperm(len(images)).to(labels.device)
-    weight = share.view(-1, 1, 1, 1).to(images.device)
+    weight = share.view(-1, 1, 1, 1).to(images.device)  # [N, 1, 1, 1]
     parts = []
     for at in torch.arange(len(images), device=images.device).split(512):
         mixed = torch.lerp(unit(views[partner.to(images.device)[at]]), unit(views[at]), weight[at])
@@ -144,7 +145,7 @@ def mirrored_test(encoded: Encoded) -> Tensor:
 def distance_to_test(features: Tensor, labels: Tensor, encoded: Encoded) -> dict[str, Tensor]:
     """What lies between features [N, D] with labels [N] (of training, or drawn) and the test features: three measures, [C].
 
-    What the noise of small classes does to them, where there is no difference at all, is told by `fair_sample`.
+    `fair_sample` measures what the noise of small classes does to them where there is no difference at all.
 
     "direction": cosine of the two class means, both centred by the average of the class means of `features`.
     "length": how far the test mean reaches in the direction of the mean of `features`; 1 when equal, below 1 when these
@@ -202,13 +203,10 @@ def fair_sample(
         sample, others = fair_split(encoded, seed * 1_000_003 + k)
         rest = replace(encoded, test=encoded.test[others], test_labels=encoded.test_labels[others])
         for measure, values in distance_to_test(encoded.test[sample], encoded.test_labels[sample], rest).items():
-            found.setdefault(measure, []).append(
-                torch.stack([values[list(members)].mean() for members in groups.values()])
-            )
+            by_group = torch.stack([values[list(members)].mean() for members in groups.values()])
+            found.setdefault(measure, []).append(by_group)
+    columns = {measure: zip(groups, torch.stack(rows).unbind(1), strict=True) for measure, rows in found.items()}
     return {
-        measure: {
-            group: (float(column.mean()), float(column.std()))
-            for group, column in zip(groups, torch.stack(values).unbind(1), strict=True)
-        }
-        for measure, values in found.items()
+        measure: {group: (float(values.mean()), float(values.std())) for group, values in by_group}
+        for measure, by_group in columns.items()
     }

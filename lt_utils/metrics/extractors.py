@@ -4,14 +4,14 @@ The names FID, IS and KID belong to one network, the Inception of 2015, and to o
 numbers of its own, which compare with nothing else; so their names say which network measured: fd[judge@1a2b3c4d].
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from lt_utils.data import npz
 from lt_utils.errors import CourseError
 from lt_utils.hashing import fingerprint
 from lt_utils.models.inception import CLASSES, FEATURES, PIXELS, Inception
@@ -54,8 +54,8 @@ class Extractor:
 
     def metric(self, kind: str) -> str:
         """The printed name of a measure (a key of NAMES): "fid", or "fd[judge@1a2b3c4d]"."""
-        official, general = NAMES[kind]
-        return official if self.original else f"{general}[{self.name.removeprefix('encoder:')}@{self.sha256[:8]}]"
+        published, general = NAMES[kind]
+        return published if self.original else f"{general}[{self.name.removeprefix('encoder:')}@{self.sha256[:8]}]"
 
     @torch.no_grad()
     def __call__(self, images: Tensor, batch_size: int = 250) -> tuple[Tensor, Tensor]:
@@ -90,7 +90,7 @@ def inception_extractor(path: str | Path, sha256: str = INCEPTION_SHA256) -> Ext
             f"There is no {path}: FID, IS and KID need the file {INCEPTION_FILE} of the pytorch-fid project; "
             "without it, measure with an encoder of your own (encoder_extractor)."
         )
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = npz.sha256(path)
     if found != sha256:
         raise CourseError(
             f"{path.name} is not the expected weight file: its SHA-256 starts with {found[:8]}, not {sha256[:8]}; "
@@ -107,28 +107,23 @@ def inception_extractor(path: str | Path, sha256: str = INCEPTION_SHA256) -> Ext
     counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
     load_into(model, counters | dict(state), path.name)
     record = {"resize": f"bilinear to {PIXELS} x {PIXELS}, no antialias", "input": "-1..1", "dimension": FEATURES}
-    return _extractor("inception-tf2015", found, model, record | {"channels": 3, "classes": CLASSES})
+    return _extractor("inception-tf2015", found, model.to(device()), record | {"channels": 3, "classes": CLASSES})
 
 
 def encoder_extractor(model: ResNet, name: str) -> Extractor:
     """An encoder of the course as extractor; `name` is what the measures are called after, for example "judge".
 
-    Train it on a balanced set (`recipes.train_judge`): one that was trained on the long tail is blind there.
+    Train it on a balanced set (`recognition.train_judge`): one that was trained on the long tail is blind there.
     """
 
-    class Both(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
+    def network(images: Tensor) -> tuple[Tensor, Tensor]:
+        features = model.features(images)  # [B, D]
+        return features, model.head(features).softmax(1)
 
-        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-            features = model.features(images)
-            return features, model.head(features).softmax(1)
-
+    model.to(device()).eval()
     record = {"resize": "none", "input": "0..1", "dimension": model.dim, "channels": model.config["channels"]}
-    return _extractor(f"encoder:{name}", fingerprint(model), Both(), record | {"classes": model.config["num_classes"]})
+    return _extractor(f"encoder:{name}", fingerprint(model), network, record | {"classes": model.config["num_classes"]})
 
 
-def _extractor(name: str, sha256: str, network: nn.Module, record: dict) -> Extractor:
-    network = network.to(device()).eval()
+def _extractor(name: str, sha256: str, network: Callable, record: dict) -> Extractor:
     return Extractor(name, sha256, network, {"name": name, "sha256": sha256, **record})

@@ -1,4 +1,4 @@
-"""Measures of recognition and of generated samples. Accuracies and calibration errors are in percent."""
+"""Measures of generated samples: distances, precision and recall, scores, and all of them at once."""
 
 import math
 from collections.abc import Sequence
@@ -13,6 +13,8 @@ from lt_utils.metrics.neighbours import check_features, precision_recall
 from lt_utils.metrics.recognition import accuracy, group_accuracy
 from lt_utils.metrics.statistics import to_float64
 from lt_utils.training.devices import device
+
+NEIGHBOURS = 5  # of improved precision and recall, as CBDM counts them; the printed names say so
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
@@ -37,9 +39,6 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     cross = torch.linalg.eigvalsh(root @ cov2 @ root).clamp(min=0).sqrt().sum()
     return ((first.mean(0) - second.mean(0)).square().sum() + cov1.trace() + cov2.trace() - 2 * cross).item()
-
-
-NEIGHBOURS = 5  # of improved precision and recall, as CBDM counts them; the printed names say so
 
 
 def inception_score(probabilities: Tensor, splits: int = 10, seed: int | None = 0) -> tuple[float, float]:
@@ -96,16 +95,15 @@ def kernel_distance(
     return values.mean().item(), values.std(correction=0).item()
 
 
-# ------------------------------------------------------------------------------------- precision-recall of distributions
 def cluster(
     features: Tensor, clusters: int, generator: torch.Generator, rounds: int = 10, batch_size: int = 4096
 ) -> Tensor:
     """Cluster of each of features [N, D], int64 [N], by mini-batch k-means (Sculley 2010) from random members."""
     order = torch.randperm(len(features), generator=generator).to(features.device)
     centres = features[order[:clusters]].clone()
-    seen = torch.zeros(len(centres), dtype=features.dtype, device=features.device)
+    members = torch.zeros(len(centres), dtype=features.dtype, device=features.device)
 
-    def assign(part: Tensor) -> Tensor:
+    def assign(part: Tensor) -> Tensor:  # [B, D] -> [B]
         return torch.addmm(centres.square().sum(1), part, centres.T, alpha=-2).argmin(1)
 
     for _ in range(rounds):
@@ -114,9 +112,9 @@ def cluster(
             part, place = features[index], assign(features[index])
             count = torch.bincount(place, minlength=len(centres)).to(features.dtype)
             total = torch.zeros_like(centres).index_add_(0, place, part)
-            seen += count
-            # Each centre is the mean of all it was ever given: it moves by count / seen towards the new mean.
-            centres += (total - count[:, None] * centres) / seen.clamp(min=1)[:, None]
+            members += count
+            # Each centre is the mean of all it was ever given: it moves by count / members towards the new mean.
+            centres += (total - count[:, None] * centres) / members.clamp(min=1)[:, None]
     return torch.cat([assign(part) for part in features.split(batch_size)])
 
 
@@ -160,11 +158,10 @@ def distribution_scores(
     return tuple(torch.tensor(values, dtype=torch.float64).mean(0).tolist())
 
 
-# --------------------------------------------------------------------------------------------------------- all at once
 def label_accuracy(
     probabilities: Tensor, labels: Tensor, counts: Sequence[int], many: int = 100, few: int = 20
 ) -> dict[str, float]:
-    """How many generated images show the class they were asked for, in percent: "all", then many / medium / few.
+    """How many generated images show the class of their label, in percent: "all", then many / medium / few.
 
     probabilities (or logits) [M, C]: of a classifier that had no part in the generator. It judges more strictly the worse
     it is itself, so state its accuracy on real test images beside this one.
@@ -195,25 +192,24 @@ def measure(
     A Fréchet distance is left out where there are not more samples than dimensions, as it would mean nothing; so is, in
     groups, the score, whose value depends on how many classes there are. n counts the generated images.
     """
-    (features, labels), (drawn, probabilities, asked) = (
-        [one.to(device()) for one in part] for part in (real, generated)
-    )
+    features, labels = (one.to(device()) for one in real)
+    drawn, probabilities, drawn_labels = (one.to(device()) for one in generated)
     groups = {"all": list(range(len(counts)))} | group_indices(counts, many, few)
     found = {}
     for name, classes in groups.items():
         members = torch.tensor(classes, device=features.device)
-        ours, theirs = (values[torch.isin(of, members)] for values, of in ((features, labels), (drawn, asked)))
-        row = found[name] = {"n": len(theirs)}
-        if min(len(ours), len(theirs)) <= NEIGHBOURS:
+        one, other = features[torch.isin(labels, members)], drawn[torch.isin(drawn_labels, members)]
+        row, smaller = {"n": len(other)}, min(len(one), len(other))
+        found[name] = row
+        if smaller <= NEIGHBOURS:
             continue
-        if min(len(ours), len(theirs)) > ours.shape[1]:
-            row[extractor.metric("distance")] = frechet_distance(ours, theirs)
-        row[extractor.metric("kernel")] = kernel_distance(ours, theirs)[0]
+        if smaller > one.shape[1]:
+            row[extractor.metric("distance")] = frechet_distance(one, other)
+        row[extractor.metric("kernel")] = kernel_distance(one, other)[0]
         if name == "all":
             row[extractor.metric("score")] = inception_score(probabilities, min(10, len(probabilities)))[0]
-        clusters = max(2, min(clusters_per_class * len(classes), 2 * min(len(ours), len(theirs)) // 10))
-        scores = distribution_scores(ours, theirs, clusters, prd_runs)
-        row[extractor.metric("f8")], row[extractor.metric("f1/8")] = scores
-        pair = precision_recall(ours, theirs, NEIGHBOURS)
+        clusters = max(2, min(clusters_per_class * len(classes), 2 * smaller // 10))
+        row[extractor.metric("f8")], row[extractor.metric("f1/8")] = distribution_scores(one, other, clusters, prd_runs)
+        pair = precision_recall(one, other, NEIGHBOURS)
         row[extractor.metric("precision")], row[extractor.metric("recall")] = pair
     return found

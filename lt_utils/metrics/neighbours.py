@@ -13,6 +13,8 @@ from lt_utils.data.longtail import group_indices
 from lt_utils.errors import CourseError
 from lt_utils.metrics.statistics import to_float64
 
+BLOCK = 1000  # rows of a distance matrix that are in memory at once
+
 
 def check_features(first: Tensor, second: Tensor) -> None:
     """Raise CourseError unless these are features [N, D] and [M, D] of finite numbers."""
@@ -22,9 +24,6 @@ def check_features(first: Tensor, second: Tensor) -> None:
         )
     if not (first.isfinite().all() and second.isfinite().all()):
         raise CourseError("Some features are not finite numbers: look at the network or the images they come from.")
-
-
-BLOCK = 1000  # rows of a distance matrix that are in memory at once
 
 
 def _squared(queries: Tensor, references: Tensor) -> Iterator[Tensor]:
@@ -76,8 +75,8 @@ def precision_recall(real: Tensor, generated: Tensor, k: int = 5) -> tuple[float
     real, generated = _shared(real, generated)
     real_radii, generated_radii = _radii(real, k), _radii(generated, k)
     inside, covered = torch.zeros(len(generated), dtype=torch.bool, device=real.device), []
-    for block, mine in zip(_squared(real, generated), real_radii.split(BLOCK), strict=True):
-        inside |= (block < mine[:, None]).any(dim=0)
+    for block, radii in zip(_squared(real, generated), real_radii.split(BLOCK), strict=True):  # [<= BLOCK, M]
+        inside |= (block < radii[:, None]).any(dim=0)
         covered.append((block < generated_radii).any(dim=1))
     return inside.double().mean().item(), torch.cat(covered).double().mean().item()
 

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from lt_utils.errors import CourseError
 
+# 97.5 % quantile of Student's t distribution with n - 1 degrees of freedom, n = 2, 3, ...
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
 
 def to_float64(values: Tensor) -> Tensor:
     """`values` in float64; on the CPU where the device has no float64 (Apple's MPS)."""
@@ -45,10 +48,6 @@ def format_mean(values: Sequence[float], unit: str = "%") -> str:
     return (
         f"{mean:.1f} {unit} (one run)" if len(values) == 1 else f"{mean:.1f} ± {std:.1f} {unit} ({len(values)} seeds)"
     )
-
-
-# 97.5 % quantile of Student's t distribution with n - 1 degrees of freedom, n = 2, 3, ...
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 def student(n: int) -> float:

@@ -11,7 +11,6 @@ from lt_utils.errors import CourseError
 from lt_utils.models.unet import Condition
 
 
-# ------------------------------------------------------------------------------------------------------------ features
 class ModulatedBlock(nn.Module):
     """x + gate * MLP(LayerNorm(x) * (1 + scale) + shift); scale, shift and gate come from the condition (Peebles & Xie
     2023)."""

@@ -1,6 +1,6 @@
-"""Denoisers: networks (x_t, t, y) -> output of the shape of x_t. A U-Net for images, a residual MLP for features.
+"""The U-Net that denoises images, (x_t, t, y) -> output of the shape of x_t, and the condition that all denoisers share.
 
-Both take the step t [B] in 0 .. T-1 and the label y [B] in 0 .. C; y = C (`denoiser.no_label`) means "no label": nothing
+Denoisers take the step t [B] in 0 .. T-1 and the label y [B] in 0 .. C; y = C (`denoiser.no_label`) means "no label": nothing
 is added to the time embedding then, so one network serves with and without a label.
 """
 
@@ -21,9 +21,9 @@ def sinusoid(t: Tensor, dim: int) -> Tensor:
 
 
 class Condition(nn.Module):
-    """MLP(sinusoid(t)) + label embedding: the vector [B, out] that tells every block the step and the class.
+    """MLP(sinusoid(t)) + label embedding: the vector [B, out] by which every block knows the step and the class.
 
-    augmentation: how many numbers tell how an image was augmented (0 = none); a map without bias adds them, so that
+    augmentation: how many numbers describe how an image was augmented (0 = none); a map without bias adds them, so that
     zeros, or None, add exactly nothing. CourseError for an odd dim, the width of a denoiser.
     """
 
@@ -49,7 +49,6 @@ class Condition(nn.Module):
         return embedding + self.label(y.clamp(max=self.label.num_embeddings - 1)) * known
 
 
-# -------------------------------------------------------------------------------------------------------------- images
 class GroupNorm(nn.GroupNorm):
     """Group normalisation in float32 (exact, and on CPUs far faster than in bfloat16): 32 groups, of 4 channels or more.
 
@@ -82,7 +81,7 @@ class SelfAttention(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """norm, SiLU, conv, plus the condition; norm, SiLU, dropout, conv, plus a shortcut; attention after it if asked."""
+    """norm, SiLU, conv, plus the condition; norm, SiLU, dropout, conv, plus a shortcut; then attention, if any."""
 
     def __init__(
         self, inputs: int, outputs: int, condition: int, attention: bool, dropout: float, groups: int | None = None
@@ -112,7 +111,7 @@ class UNet(nn.Module):
         width: channels at full resolution. mults: channels of each level, as multiples of width.
         attention: the levels (0 = full resolution) with attention; the middle block always has it.
         blocks: residual blocks per level on the way down. dropout: probability in each residual block.
-        augmentation: numbers that tell how an image was augmented, 9 with `edm_augment`; 0 for a network without.
+        augmentation: numbers that describe how an image was augmented, 9 with `edm_augment`; 0 for a network without.
         groups: groups of every normalisation; default: 32, of four channels or more.
 
     width 128, mults (1, 2, 2, 2), attention (1,), blocks 2 is the CIFAR network of DDPM: 35.8 million parameters.
@@ -186,11 +185,11 @@ class UNet(nn.Module):
             )
         condition = self.condition(t, y, augmentation)
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
-        skips = [x]
+        skips = [x]  # [B, width, H, W]
         for layer in self.down:
             x = layer(x, condition) if isinstance(layer, ResidualBlock) else layer(x)
             skips.append(x)
-        for layer in self.middle:
+        for layer in self.middle:  # x: [B, channels, H / 2^(levels - 1), W / 2^(levels - 1)]
             x = layer(x, condition)
         for layer in self.up:
             x = layer(torch.cat([x, skips.pop()], dim=1), condition) if isinstance(layer, ResidualBlock) else layer(x)
@@ -214,18 +213,16 @@ def published_unet(
     channels: int = 3,
     dropout: float = 0.1,
     augmentation: bool = False,
-    attention_defect: bool = False,
-    groups_defect: bool = False,
 ) -> UNet:
-    """The U-Net of CBDM for images of 32 x 32 pixels ("small": any size divisible by 4); classes = 0: unconditional.
+    """The U-Net of CBDM for images of 32 x 32 pixels ("small": any size divisible by 4); num_classes = 0: unconditional.
 
     Args:
         size: "full" (35.9 million parameters), "mid" (9.0) or "small" (1.7).
         augmentation: also take the 9 numbers of `edm_augment`.
-        attention_defect: True starts the attention's output as the original program does. It was meant to start near
-            zero, like the other residual branches (gain 1e-5), but the block that holds it initialises it again (gain 1).
-        groups_defect: True normalises in 32 groups at every width, as the original does. That is the same for "full",
-            but with 32 channels each group is one channel, and what step and label add to it is subtracted again.
+
+    Two defects of the published program are mended. Attention was meant to start near zero like the other residual
+    branches, but was initialised again, at gain 1. And narrow networks had 32 groups, too (UNet(groups=32)): with 32
+    channels each group is one channel, and what step and label add to it is subtracted again.
 
     Raises CourseError for an unknown size.
     """
@@ -236,12 +233,11 @@ def published_unet(
         **options,
         dropout=dropout,
         augmentation=AUGMENTATION if augmentation else 0,
-        groups=32 if groups_defect else None,
     )
-    return xavier_start(model, 1.0 if attention_defect else 1e-5)
+    return xavier_start(model)
 
 
-def xavier_start(model: UNet, attention_gain: float = 1e-5) -> UNet:
+def xavier_start(model: UNet) -> UNet:
     """Draw the initial weights of CBDM into `model`: Xavier-uniform and zero biases, the ends of branches almost zero.
 
     Almost zero (gain 1e-5) are the second convolution of every residual block, the last layer, and what attention adds.
@@ -258,7 +254,7 @@ def xavier_start(model: UNet, attention_gain: float = 1e-5) -> UNet:
             # Query, key and value are three matrices [C, C] stored as one; each has the bound of its own shape.
             bound = math.sqrt(6 / (2 * module.qkv.in_channels))
             nn.init.uniform_(module.qkv.weight, -bound, bound)
-            nn.init.xavier_uniform_(module.out.weight, gain=attention_gain)
+            nn.init.xavier_uniform_(module.out.weight, gain=1e-5)
     nn.init.xavier_uniform_(model.out.weight, gain=1e-5)
     return model
 

@@ -15,10 +15,9 @@ from lt_utils.data.augmentation import AUGMENTATIONS, unit
 from lt_utils.data.datasets import ImageData
 from lt_utils.errors import CourseError, choose
 from lt_utils.models.resnet import ResNet, channel_statistics
-from lt_utils.progress import track
 from lt_utils.recognition.losses import log_prior, mixup, mixup_loss
 from lt_utils.training.devices import device
-from lt_utils.training.loop import train
+from lt_utils.training.loop import train_to_end
 from lt_utils.training.lr_schedules import cosine, multistep
 
 # What each method changes: the head, and the loss on a batch. Label shift is not here: it corrects a trained network.
@@ -125,9 +124,10 @@ def train_encoder(
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=weight_decay, nesterov=nesterov)
     n = len(data.train_labels)
     recipe = f"{method}, augment {augment}, alpha {mixing(method, alpha):g}, nesterov {nesterov}, {data.key}"
-    steps = train(
+    return train_to_end(
         model,
         encoder_loss(method, data, data.size // 8, augment, alpha),
+        title=title or f"{method}, seed {seed}",
         n=n,
         steps=epochs * math.ceil(n / batch_size),
         batch_size=batch_size,
@@ -137,9 +137,6 @@ def train_encoder(
         checkpoint=checkpoint,
         recipe=recipe,
     )
-    for _ in track(steps, title or f"{method}, seed {seed}"):
-        pass
-    return model.eval()
 
 
 def train_judge(

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from lt_utils.data.datasets import ImageData
 from lt_utils.hashing import fingerprint
 from lt_utils.models.resnet import ResNet
-from lt_utils.progress import track
 from lt_utils.recognition.encoders import encoder_loss
 from lt_utils.training.devices import device
-from lt_utils.training.loop import step_now, train
+from lt_utils.training.loop import step_now, train_to_end
 from lt_utils.training.lr_schedules import cosine
 
 # Keywords of `finetune_head`: the second stage of WCDAS.
@@ -52,14 +51,13 @@ def finetune_head(
     lr: float = 0.005,
     weight_decay: float = 1e-4,
     augment: str = "autoaugment",
-    drifting_bn: bool = False,
     title: str = "",
 ) -> ResNet:
     """The second stage of WCDAS: a copy of `model` whose head is trained on class-balanced batches, the rest frozen.
 
-    SGD with momentum 0.9, a cosine from `rate` to 0, floor(N / batch) steps an epoch, 4 images of each class in turn.
-    drifting_bn: batch normalisation in training mode, as in the published program. Its statistics then change although
-    the network is called frozen. CourseError for an unknown augmentation, and for a checkpoint of another `model` or data.
+    SGD with momentum 0.9, a cosine from `lr` to 0, floor(N / batch_size) steps an epoch, 4 images of each class in turn.
+    Batch normalisation is in evaluation mode; in the published program its statistics go on changing, although the network
+    is called frozen. CourseError for an unknown augmentation, and for a checkpoint of another `model` or data.
     """
     data = data.to(device())
     before = fingerprint(model)  # the checkpoint holds the frozen part, too: it must not bring back another one
@@ -70,12 +68,13 @@ def finetune_head(
     cross_entropy = encoder_loss("ce", data, data.size // 8, augment)
 
     def loss(model: nn.Module, index: Tensor) -> Tensor:
-        model.train(drifting_bn)
+        model.eval()
         return cross_entropy(model, order[step_now(seed)].to(index.device))
 
-    steps = train(
+    trained = train_to_end(
         model,
         loss,
+        title=title or f"head, seed {seed}",
         n=in_epoch * batch_size,
         steps=epochs * in_epoch,
         batch_size=batch_size,
@@ -83,8 +82,6 @@ def finetune_head(
         lr_schedule=cosine,
         seed=seed,
         checkpoint=checkpoint,
-        recipe=f"head alone, augment {augment}, drifting_bn {drifting_bn}, {data.key}, after {before[:12]}",
+        recipe=f"head alone, augment {augment}, drifting_bn False, {data.key}, after {before[:12]}",
     )
-    for _ in track(steps, title or f"head, seed {seed}"):
-        pass
-    return model.requires_grad_(True).eval()
+    return trained.requires_grad_(True)

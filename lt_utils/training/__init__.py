@@ -2,6 +2,6 @@
 
 from lt_utils.training.checkpoints import load_model, save_model
 from lt_utils.training.devices import autocast, cores, device, precision_for
-from lt_utils.training.ema import EMA, ConstantEMA
-from lt_utils.training.loop import Step, batch_of, step_now, step_seed, train
+from lt_utils.training.ema import EMA
+from lt_utils.training.loop import Step, batch_of, step_now, step_seed, train, train_to_end
 from lt_utils.training.lr_schedules import constant, cosine, linear_warmup, multistep, warmup_cosine

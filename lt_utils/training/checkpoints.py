@@ -85,7 +85,7 @@ def save_model(path: str | Path, model: nn.Module, *, half: bool = False, **fact
     save(path, state, {"class": type(model).__name__, "config": model.config, **facts})
 
 
-# What tells one training from another had other names in earlier files, and so had the arguments of a model.
+# The facts of a training and the arguments of a model had other names in earlier files.
 EARLIER = {"batch_size": "batch", "lr": "rate", "weight_decay": "decay", "lr_schedule": "schedule", "grad_clip": "clip"}
 EARLIER |= {"ema_decay": "ema", "num_classes": "classes"}
 
@@ -113,13 +113,12 @@ def load_model(path: str | Path, kind: type[nn.Module], device: torch.device | s
     return model.to(device).eval(), facts
 
 
-# ------------------------------------------------------------------------------------------------- a training under way
 def file_version(path: str | Path | None) -> tuple[int, int] | None:
-    """What tells one written file from the next at the same path; None if there is no file."""
+    """Inode and time of writing: they differ between one written file and the next at a path; None if there is no file."""
     if path is None or not os.path.exists(path):
         return None
-    facts = os.stat(path)
-    return facts.st_ino, facts.st_mtime_ns
+    status = os.stat(path)
+    return status.st_ino, status.st_mtime_ns
 
 
 def save_training(
@@ -157,9 +156,9 @@ def resume_training(
     stored = with_names_of_today(stored)
     different = [name for name, value in facts.items() if stored.get(name) != value]
     if different:
-        told = ", ".join(f"{name} {stored.get(name)!r} instead of {facts[name]!r}" for name in different)
+        changes = ", ".join(f"{name} {stored.get(name)!r} instead of {facts[name]!r}" for name in different)
         raise CourseError(
-            f"{path} is of another training ({told}): delete it to train anew, or train with what it was made with."
+            f"{path} is of another training ({changes}): delete it to train anew, or train with what it was made with."
         )
 
     def part(prefix: str) -> dict[str, Tensor]:

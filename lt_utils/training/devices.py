@@ -1,6 +1,10 @@
 """Where and how a training computes: the device, its precision, and on a CPU the number of threads.
 
-All cores are used or, if asked for, only those that other processes leave idle.
+torch divides each operation evenly among its threads and waits for the slowest. Beside a process that keeps a core busy
+the thread on that core gets half of the time, and every step waits for it: fewer threads are then faster. With the
+environment variable LT_THREADS=idle each training looks, when it starts, for a quarter of a second at how busy the cores
+are, and sets the number of threads accordingly. It is not the default, because the number of threads decides in which
+order numbers are added, and so the last bits of the results.
 """
 
 import os
@@ -10,6 +14,9 @@ from pathlib import Path
 import torch
 
 from lt_utils.errors import CourseError, choose
+
+SHARE = 0.7  # of a core that must be idle: a thread pays off only on one that it has nearly to itself
+_usual: int | None = None  # threads of torch before the first training changed them
 
 
 def device() -> torch.device:
@@ -33,14 +40,6 @@ def autocast(where: torch.device, precision: str = "auto") -> torch.autocast:
     return torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-WINDOW = 0.25  # seconds of looking
-# A thread pays off only on a core that it has nearly to itself.
-SHARE = 0.7
-
-# Threads of torch before the first training changed them.
-_usual: int | None = None
-
-
 def cores() -> int:
     """CPU cores that this process may use; in a container or a batch job these can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -61,7 +60,7 @@ def busy_ticks(text: str, allowed: set[int], polite: bool) -> int:
     return total
 
 
-def idle_cores(window: float = WINDOW) -> float:
+def idle_cores(window: float = 0.25) -> float:
     """Cores that other processes leave idle, 0 .. cores(), measured for `window` seconds; all of them if not on Linux."""
     stat = Path("/proc/stat")
     if not stat.exists():
@@ -89,10 +88,10 @@ def choose_threads() -> int:
     Called by `train` on a CPU. CourseError for a value other than "idle".
     """
     global _usual
-    wanted = os.environ.get("LT_THREADS", "")
-    if wanted not in ("", "idle"):
-        raise CourseError(f'LT_THREADS can be "idle" or empty, not "{wanted}".')
-    if wanted:
+    rule = os.environ.get("LT_THREADS", "")
+    if rule not in ("", "idle"):
+        raise CourseError(f'LT_THREADS can be "idle" or empty, not "{rule}".')
+    if rule:
         _usual = _usual or torch.get_num_threads()
         torch.set_num_threads(threads_for(idle_cores(), _usual))
     return torch.get_num_threads()

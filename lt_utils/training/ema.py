@@ -1,4 +1,4 @@
-"""Moving averages of a model's weights: what diffusion models are sampled with."""
+"""A moving average of a model's weights: what diffusion models are sampled with."""
 
 import copy
 
@@ -20,13 +20,5 @@ class EMA:
         """Move the average towards `model` after step k (0-based). Buffers, such as batch-norm statistics, are copied."""
         weight = 1 - min(self.decay, (1 + k) / (10 + k))
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), weight)
-        for ours, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
-            ours.copy_(theirs)
-
-
-# ------------------------------------------------------------------------------------------------------------ training
-class ConstantEMA(EMA):
-    """A moving average without warm-up, as in the original: with decay 0.9999, 37 % of it is the start after 10,000 steps."""
-
-    def update(self, model: nn.Module, k: int) -> None:
-        super().update(model, 10**15)  # the warm-up of EMA is long over at this step
+        for average, now in zip(self.model.buffers(), model.buffers(), strict=True):
+            average.copy_(now)

@@ -1,6 +1,6 @@
 """The training loop of the course: a generator. The notebook decides what to print, plot or stop.
 
-    for step in train(model, loss, n=len(images), steps=600, batch=128, optimizer=optimizer, seed=0):
+    for step in train(model, loss, n=len(images), steps=600, batch_size=128, optimizer=optimizer, seed=0):
         ...
 
 Whatever a step draws at random (batch order, augmentation, noise, dropout) depends on (seed, step) alone, because torch
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from lt_utils.errors import CourseError
+from lt_utils.progress import track
 from lt_utils.training import checkpoints
 from lt_utils.training.devices import autocast, choose_threads
 from lt_utils.training.ema import EMA
@@ -59,7 +60,7 @@ def step_now(seed: int) -> int:
 
 
 def batch_of(k: int, n: int, batch_size: int, seed: int) -> Tensor:
-    """Indices [<= batch] of step k (0-based): each epoch permutes 0 .. n-1 anew, and its last batch may be short."""
+    """Indices [<= batch_size] of step k (0-based): each epoch permutes 0 .. n-1 anew, and its last batch may be short."""
     epoch, place = divmod(k, math.ceil(n / batch_size))
     return _shuffled(n, step_seed(seed, epoch))[place * batch_size : (place + 1) * batch_size]
 
@@ -110,7 +111,7 @@ def train(
     """Train `model` in place and yield a Step after each optimiser step. It ends in training mode: call model.eval() after.
 
     Args:
-        loss: loss(model, index) -> scalar, for the data at `index` [<= batch]; it picks, augments and evaluates.
+        loss: loss(model, index) -> scalar, for the data at `index` [<= batch_size]; it picks, augments and evaluates.
         n: number of training samples; every epoch visits each once. steps: optimiser steps in all. batch_size: samples a step.
         lr_schedule: factor on the optimiser's learning rate, lr_schedule(k, steps) for k = 0 .. steps-1.
         seed: decides every random draw inside the loop, not the model's initial weights.
@@ -119,7 +120,7 @@ def train(
             If it exists, training goes on from it; if it is finished, one Step is yielded and nothing is trained.
         recipe: what else tells this training from others (its loss, augmentation); a checkpoint must agree in it.
 
-    Raises CourseError if n, steps or batch is below 1, if the checkpoint is of another training (architecture, class
+    Raises CourseError if n, steps or batch_size is below 1, if the checkpoint is of another training (architecture, class
     count, seed, data size, length, optimiser and its rates), if it cannot be read or written, and if a loss is not finite.
     """
     if min(n, steps, batch_size) < 1:
@@ -150,7 +151,7 @@ def train(
     if checkpoint is not None and Path(checkpoint).exists():
         start, spent = checkpoints.resume_training(checkpoint, facts, model, optimizer, average, losses)
     began = saved = time.monotonic()
-    ours = checkpoints.file_version(checkpoint)
+    written = checkpoints.file_version(checkpoint)
     _latest[str(checkpoint)] = losses
 
     def state(k: int) -> Step:
@@ -158,7 +159,7 @@ def train(
         return Step(k, steps, optimizer.param_groups[0]["lr"], images_after(k, n, batch_size), seconds, losses)
 
     def save(k: int) -> None:
-        nonlocal ours
+        nonlocal written
         strange = ~losses[start:k].isfinite()
         if strange.any():
             first = start + int(strange.nonzero()[0]) + 1
@@ -173,7 +174,7 @@ def train(
         if checkpoint is not None:
             done = {"step": k, "seconds": state(k).seconds}
             checkpoints.save_training(checkpoint, facts | done, model, optimizer, average, losses)
-            ours = checkpoints.file_version(checkpoint)
+            written = checkpoints.file_version(checkpoint)
 
     if start == steps:
         yield state(steps)
@@ -207,13 +208,31 @@ def train(
             yield state(k + 1)
         except GeneratorExit:  # the caller's loop was left: by a break, an error, or Ctrl-C outside of a step
             # Python may close a forgotten loop much later, when another one has long gone on with this model and file.
-            alone = _latest[str(checkpoint)] is losses and checkpoints.file_version(checkpoint) == ours
+            alone = _latest[str(checkpoint)] is losses and checkpoints.file_version(checkpoint) == written
             if alone and not last:
                 try:
                     save(k + 1)
                 except CourseError as error:  # raised here, it would appear as an ignored exception, a traceback wall
                     print(error)
             raise
+
+
+def train_to_end(
+    model: nn.Module,
+    loss: Callable[[nn.Module, Tensor], Tensor],
+    *,
+    title: str,
+    unit: str = "images",
+    ema: EMA | None = None,
+    **options,
+) -> nn.Module:
+    """Run `train` to its end with lines of progress; the moving average if there is one, else `model`; in evaluation mode.
+
+    title, unit: of the progress lines (`track`). options: those of `train`.
+    """
+    for _ in track(train(model, loss, ema=ema, **options), title, unit=unit):
+        pass
+    return ema.model if ema else model.eval()
 
 
 class FinishStep:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 
 
-# Learning-rate schedules: the factor on the base learning rate before step k (0-based) of n.
 def constant(k: int, n: int) -> float:
     """1 throughout."""
     return 1.0

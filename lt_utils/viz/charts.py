@@ -19,13 +19,9 @@ def gaps_to_test(
     of each group. fair[measure][group]: mean and standard deviation of the same for a fair sample of the test set
     (`views.fair_sample`), a grey band two deviations wide to each side.
     """
-    said = {
-        "direction": "cosine of the class means",
-        "length": "test / training",
-        "spread": "test / training",
-    }
+    labels = {"direction": "cosine of the class means", "length": "test / training", "spread": "test / training"}
     figure, panels = plt.subplots(1, 3, figsize=(9, 3.4))
-    for axes, measure in zip(panels, said, strict=True):
+    for axes, measure in zip(panels, labels, strict=True):
         middle, deviation = zip(*fair[measure].values(), strict=True)
         low, high = ([m + side * d for m, d in zip(middle, deviation, strict=True)] for side in (-2, 2))
         axes.plot(list(fair[measure]), middle, color="#999999", lw=5, alpha=0.5, zorder=0, label="fair sample")
@@ -33,7 +29,7 @@ def gaps_to_test(
         for name, values in measured.items():
             groups = values[measure]
             axes.plot(list(groups), list(groups.values()), "o-", color=VIEW_COLOURS[name], ms=7, lw=1.5, label=name)
-        axes.set(title=measure, ylabel=said[measure])
+        axes.set(title=measure, ylabel=labels[measure])
         axes.margins(x=0.15, y=0.15)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(measured) + 1)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
@@ -44,17 +40,14 @@ def method_dots(
     axes: Axes,
     rungs: Sequence[tuple[str, dict[str, tuple[float, float]]]],
     lines: dict[str, float],
-    *,
-    floor: float | None = None,
-    label: str = "accuracy (%)",
     title: str = "",
 ) -> None:
-    """Methods as rungs of a ladder, from the bottom up: a dot with its standard deviation for each kind of views.
+    """A dot plot of methods, from the bottom up: the mean accuracy and its standard deviation for each kind of views.
 
-    rungs: name and {views: (mean, std)} of each; lines: values to mark from top to bottom, with their names; floor: what
-    lies below it is written at the left edge instead of stretching the axis. By default 10 below the lowest line.
+    rungs: name and {views: (mean, std)} of each; lines: values to mark from top to bottom, with their names. What lies
+    10 points or more below the lowest line is written at the left edge instead of stretching the axis.
     """
-    floor = min(lines.values()) - 10 if floor is None else floor
+    floor = min(lines.values()) - 10
     for place, (_, values) in enumerate(rungs):
         axes.axhline(place, color="#EEEEEE", lw=8, zorder=0)
         for name, (mean, std) in values.items():
@@ -75,6 +68,6 @@ def method_dots(
         axes.axvline(value, color="black", lw=1, ls="--")
         axes.annotate(name, (value, len(rungs) - 0.45), ha="center", va="bottom", fontsize=8, annotation_clip=False)
     axes.set_yticks(range(len(rungs)), [name for name, _ in rungs])
-    axes.set(xlabel=label, ylim=(-0.6, len(rungs) - 0.4))
+    axes.set(xlabel="accuracy (%)", ylim=(-0.6, len(rungs) - 0.4))
     axes.set_title(title, pad=18)
     axes.grid(axis="y", visible=False)

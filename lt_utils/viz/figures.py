@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from lt_utils.data.longtail import group_of
+from lt_utils.data.longtail import group_indices, group_of
 from lt_utils.metrics.statistics import mean_std, student
 
 # Okabe-Ito colours: distinguishable with every common form of colour blindness; the same in every notebook.
@@ -54,20 +54,16 @@ def style() -> None:
     )
 
 
-def class_colours(counts: Sequence[int], many: int = 100, few: int = 20) -> list[str]:
+def class_colours(counts: Sequence[int]) -> list[str]:
     """The group colour of each class, from its training count."""
-    return [GROUP_COLOURS[group] for group in group_of(counts, many, few)]
+    return [GROUP_COLOURS[group] for group in group_of(counts)]
 
 
-def group_legend(axes: Axes, counts: Sequence[int], many: int = 100, few: int = 20, **where) -> None:
+def group_legend(axes: Axes, counts: Sequence[int], **where) -> None:
     """A legend of the groups that occur, with the rule that makes them."""
-    rule = {"many": f"many (> {many})", "medium": f"medium ({few} to {many})", "few": f"few (< {few})"}
-    present = [group for group in rule if group in group_of(counts, many, few)]
-    axes.legend(
-        handles=[Patch(color=GROUP_COLOURS[group], label=rule[group]) for group in present],
-        title="training images",
-        **where,
-    )
+    rule = {"many": "many (> 100)", "medium": "medium (20 to 100)", "few": "few (< 20)"}
+    handles = [Patch(color=GROUP_COLOURS[name], label=rule[name]) for name in group_indices(counts)]
+    axes.legend(handles=handles, title="training images", **where)
 
 
 def class_bars(
@@ -78,27 +74,18 @@ def class_bars(
     *,
     label: str,
     title: str,
-    many: int = 100,
-    few: int = 20,
     numbers: bool = True,
     spread: Sequence[float] | None = None,
 ) -> None:
     """One bar per class in the colour of its group: training images, accuracies, anything with one value per class."""
     place = range(len(values))
-    axes.bar(place, values, color=class_colours(counts, many, few), yerr=spread, error_kw={"lw": 1, "capsize": 2})
+    axes.bar(place, values, color=class_colours(counts), yerr=spread, error_kw={"lw": 1, "capsize": 2})
     if len(values) <= 20:
         axes.set_xticks(place, names, rotation=35, ha="right")
         if numbers:
             for x, value in enumerate(values):
-                axes.annotate(
-                    f"{value:,.0f}",
-                    (x, value),
-                    ha="center",
-                    va="bottom",
-                    fontsize=8,
-                    xytext=(0, 1),
-                    textcoords="offset points",
-                )
+                place_above = dict(xytext=(0, 1), textcoords="offset points", ha="center", va="bottom")
+                axes.annotate(f"{value:,.0f}", (x, value), **place_above, fontsize=8)
     else:
         axes.set_xlabel("class, from the most frequent to the rarest")
     axes.set(ylabel=label, title=title)
@@ -120,11 +107,8 @@ def image_grid(
     rows: a name for each row, with an optional colour each; titles: a name for each column.
     """
     images = images.detach().cpu()
-    images = (
-        (images if images.dtype == torch.uint8 else images.clamp(0, 1).mul(255).round().byte())
-        .permute(0, 2, 3, 1)
-        .numpy()
-    )
+    images = images if images.dtype == torch.uint8 else images.clamp(0, 1).mul(255).round().byte()
+    images = images.permute(0, 2, 3, 1).numpy()  # [N, H, W, C]
     count = -(-len(images) // columns)
     figure, axes = plt.subplots(
         count,
@@ -186,24 +170,15 @@ def name_points(axes: Axes, points: Sequence[tuple[float, float]], names: Sequen
     axes.figure.canvas.draw()
     dots, taken = axes.transData.transform(list(points)), []
     radius = 4.5 * axes.figure.dpi / 72  # of a marker of size 9, in pixels
-    sides = (
-        (9, -3, "left"),
-        (-9, -3, "right"),
-        (0, 9, "center"),
-        (0, -16, "center"),
-        (9, 10, "left"),
-        (-9, -16, "right"),
-    )
+    sides = [(9, -3, "left"), (-9, -3, "right"), (0, 9, "center"), (0, -16, "center")]
+    sides += [(9, 10, "left"), (-9, -16, "right")]
     for point, name in zip(points, names, strict=True):
         for x, y, side in sides if name else ():
             text = axes.annotate(name, point, (x, y), textcoords="offset points", ha=side, fontsize=8.5)
             box = text.get_window_extent()
             inside = axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1)
-            if (
-                inside
-                and not any(box.overlaps(other) for other in taken)
-                and not any(box.padded(radius).contains(*dot) for dot in dots)
-            ):
+            covers = any(map(box.overlaps, taken)) or any(box.padded(radius).contains(*dot) for dot in dots)
+            if inside and not covers:
                 taken.append(box)
                 break
             text.remove()

@@ -25,7 +25,7 @@ def stored_tables(record: dict) -> str:
     pairs = []
     for pair in record.get("paired", ()):  # only runs of several seeds have pairs
         line = {"balanced minus": pair["minus"], "classes": pair["group"]}
-        line |= {told: times(factor, (pair[name], pair[f"{name} se"])) for name, (factor, told) in PAIRED.items()}
+        line |= {heading: times(factor, (pair[name], pair[f"{name} se"])) for name, (factor, heading) in PAIRED.items()}
         pairs.append(line)
     classifiers = [with_spread(row) for row in record.get("classifiers", ())]
     for line in classifiers:
@@ -34,8 +34,8 @@ def stored_tables(record: dict) -> str:
     if pairs:
         parts += ["Balanced minus the other, seed by seed: mean ± standard error.", markdown(pairs)]
     if classifiers:
-        told = "Classifiers trained on the long-tailed images and what fills the rare classes up, all for equally many steps:"
-        parts += [told, markdown(classifiers, ["classes filled with", *MEASURES[:4]])]
+        caption = "Classifiers trained on the long-tailed images and what fills the rare classes up, all for equally many steps:"
+        parts += [caption, markdown(classifiers, ["classes filled with", *MEASURES[:4]])]
     return "\n\n".join([*parts, f"*{record['title']}; {made_with(record)}. {record['note']}*"])
 
 

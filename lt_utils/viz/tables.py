@@ -1,7 +1,6 @@
 """Tables: rows of a record, averaged over seeds and shown; and the full-scale results stored beside the notebooks."""
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 from IPython.display import Markdown
 
@@ -10,6 +9,7 @@ from lt_utils.files import REPOSITORY, read_json
 from lt_utils.metrics.statistics import mean_error, mean_std, student
 
 MEASURES = ("accuracy", "many", "medium", "few", "ece")
+REFERENCES = REPOSITORY / "notebooks" / "reference"
 
 
 def average(rows: Iterable[dict], by: Sequence[str] = ("method",), measures: Sequence[str] = MEASURES) -> list[dict]:
@@ -71,16 +71,15 @@ def paired(
             if key in values:
                 raise CourseError(f"Two rows of {row['method']!r} share {dict(zip(pair, key, strict=True))}: keep one.")
             values[key] = row[measure]
-    theirs, lines = measured.get(baseline, {}), []
+    base, lines = measured.get(baseline, {}), []
     for method, values in measured.items():
-        differences = [value - theirs[key] for key, value in values.items() if key in theirs]
+        differences = [value - base[key] for key, value in values.items() if key in base]
         if method == baseline or not differences:
             continue
-        mean, se = mean_error(differences)
-        n = len(differences)
+        (mean, se), n = mean_error(differences), len(differences)
         half = student(n) * se if n > 1 else float("nan")
-        line = {"method": method, "n": n, "difference": mean, "se": se, "half": half, "differences": differences}
-        lines.append(line)
+        numbers = {"n": n, "difference": mean, "se": se, "half": half, "differences": differences}
+        lines.append({"method": method, **numbers})
     return lines
 
 
@@ -109,13 +108,12 @@ def show(rows: Sequence[dict], columns: Sequence[str] | None = None, note: str =
     return Markdown(markdown(rows, columns) + (f"\n\n{note}" if note else ""))
 
 
-def reference(notebook: str, folder: Path | None = None) -> list[dict]:
+def reference(notebook: str) -> list[dict]:
     """The full-scale records of a notebook (notebooks/reference/<notebook>*.json), in order of name; may be none.
 
     Each holds rows like a run's record, and the device, commit and date they were measured with.
     """
-    folder = folder or REPOSITORY / "notebooks" / "reference"
-    return [read_json(path) for path in sorted(folder.glob(f"{notebook}*.json"))]
+    return [read_json(path) for path in sorted(REFERENCES.glob(f"{notebook}*.json"))]
 
 
 def with_spread(row: dict) -> dict:
@@ -129,11 +127,11 @@ def side_by_side(
 ) -> dict[str, dict]:
     """The rows of several stored records, pivoted: one line for each method, by its name, with columns "<record>, <column>"."""
     lines: dict[str, dict] = {}
-    for told, record in records.items():
+    for source, record in records.items():
         for line in pivot(map(with_spread, record["rows"]), "method", column, value):
             name = line.pop("method")
             here = lines.setdefault(name, {"method": name})
-            here |= {f"{told}, {key}": number for key, number in line.items()}
+            here |= {f"{source}, {key}": number for key, number in line.items()}
     return lines
 
 
@@ -143,30 +141,26 @@ def made_with(record: dict) -> str:
 
 
 def reference_markdown(
-    notebook: str,
-    columns: Sequence[str] | None = None,
-    folder: Path | None = None,
-    only: Callable[[dict], bool] | None = None,
+    notebook: str, columns: Sequence[str] | None = None, only: Callable[[dict], bool] | None = None
 ) -> str:
     """The stored full-scale results of a notebook, two decimals, and what they were measured on; "" if there is none.
 
     only: which rows to show; by default all.
     """
     parts = []
-    for record in reference(notebook, folder):
-        told = f"{record['title']} – {made_with(record)}."
+    for record in reference(notebook):
         rows = [with_spread(row) for row in record["rows"] if only is None or only(row)]
-        table = markdown(rows, columns, digits=2)
-        parts.append(f"**{told}**\n\n{table}" + (f"\n\n{record['note']}" if record.get("note") else ""))
-    return "\n\n".join(parts)
+        parts += [
+            f"**{record['title']} – {made_with(record)}.**",
+            markdown(rows, columns, digits=2),
+            record.get("note"),
+        ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def show_reference(
-    notebook: str,
-    columns: Sequence[str] | None = None,
-    folder: Path | None = None,
-    only: Callable[[dict], bool] | None = None,
+    notebook: str, columns: Sequence[str] | None = None, only: Callable[[dict], bool] | None = None
 ) -> Markdown:
     """`reference_markdown` for the notebook, or a sentence that no full-scale run is stored yet."""
     none = "*No full-scale run of this notebook is stored yet; its place is* `notebooks/reference/`."
-    return Markdown(reference_markdown(notebook, columns, folder, only) or none)
+    return Markdown(reference_markdown(notebook, columns, only) or none)

@@ -25,7 +25,7 @@ from lt_utils.features.views import Views
 from lt_utils.models.heads import LinearHead
 from lt_utils.models.resnet import encode
 from lt_utils.recognition.encoders import build_encoder, encoder_loss, train_encoder
-from lt_utils.training import checkpoints
+from lt_utils.training import checkpoints, loop
 
 COUNTS = [160, 120, 60, 30, 12, 9]  # two classes of each group
 
@@ -217,7 +217,7 @@ def test_the_pool_is_made_in_full_precision_and_the_encoder_still_learns(tiny):
 def test_it_resumes_to_the_same_encoder(tiny, tmp_path, monkeypatch):
     path, straight = tmp_path / "fed.safetensors", fed(tiny)
     with monkeypatch.context() as stopped:  # 4 steps an epoch: the pool was filled before step 9
-        stopped.setattr(joint_training, "track", lambda steps, title: itertools.islice(steps, 10))
+        stopped.setattr(loop, "track", lambda steps, *_, **__: itertools.islice(steps, 10))
         fed(tiny, checkpoint=path)
     assert checkpoints.load(path)[1]["step"] == 10
     resumed = fed(tiny, checkpoint=path)

@@ -3,12 +3,14 @@
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from data_prep.arrays import write
 from data_prep.bundle import bundle, first_of_each_class
 from lt_utils.data import datasets, npz
 from lt_utils.errors import CourseError
@@ -32,7 +34,7 @@ def arrays(classes=3, train=8, test=4, shape=(6, 6, 3), seed=0):
 @pytest.fixture
 def folder(tmp_path):
     """A folder with one prepared data set, "toy"."""
-    npz.write(tmp_path / "toy.npz", arrays(), {"source": "a test"})
+    write(tmp_path / "toy.npz", arrays(), {"source": "a test"})
     return tmp_path
 
 
@@ -111,6 +113,13 @@ def test_long_tail_of_the_course(bundled):
     again, other = bundled.long_tailed(100, seed=0), bundled.long_tailed(100, seed=1)
     assert torch.equal(tailed.train_images, again.train_images)
     assert not torch.equal(tailed.train_images, other.train_images)
+
+
+def test_the_title_is_what_figures_call_a_data_set(bundled):
+    assert bundled.title == "Fashion-MNIST" and bundled.long_tailed(100).title == "Fashion-MNIST-LT (IF 100)"
+    titles = {"cifar10": "CIFAR-10", "cifar100-ldmlr-if50": "CIFAR-100-LT (IF 50)", "my-iffy-set": "my-iffy-set"}
+    assert {name: replace(bundled, name=name).title for name in titles} == titles
+    assert bundled.long_tailed(12.5).title == "Fashion-MNIST-LT (IF 12.5)"
 
 
 def test_step_profile_and_explicit_counts(bundled):
@@ -261,5 +270,5 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, change, message):
     with pytest.raises(CourseError, match=message):
         datasets.load("toy", tmp_path)
     with pytest.raises(CourseError, match=message):
-        npz.write(tmp_path / "other.npz", changed, {})
+        write(tmp_path / "other.npz", changed, {})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["toy.npz"]

@@ -7,14 +7,12 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from lt_utils import hashing
-from lt_utils.diffusion.generate import balanced_labels, random_labels, read_samples, sample_to, save_arrays, save_sheet
+from lt_utils.diffusion.generate import balanced_labels, read_samples, sample_to
 from lt_utils.diffusion.samplers import ancestral, ddim, guided
 from lt_utils.diffusion.schedules import linear_schedule
 from lt_utils.errors import CourseError
@@ -188,36 +186,3 @@ def test_balanced_labels_are_exact_in_every_stretch():
     assert torch.bincount(labels).tolist() == [5] * 10 and labels[7:17].unique().numel() == 10
     with pytest.raises(CourseError, match="51 samples cannot be divided evenly among 10"):
         balanced_labels(51, 10)
-
-
-def test_random_labels_are_independent_and_repeatable():
-    labels = random_labels(50_000, [1] * 100)
-    counts = torch.bincount(labels, minlength=100).double()
-    assert torch.equal(labels, random_labels(50_000, [1] * 100)) and not torch.equal(
-        labels, random_labels(50_000, [1] * 100, 1)
-    )
-    assert counts.mean() == 500 and counts.std().item() == pytest.approx(22.2, abs=5)  # binomial: sqrt(500 * 0.99)
-    share = torch.bincount(random_labels(20_000, [3, 1, 0]), minlength=3).double() / 20_000
-    assert share.tolist() == pytest.approx([0.75, 0.25, 0], abs=0.015)
-
-
-# ------------------------------------------------------------------------------------------------------ sheets and arrays
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_sheet_holds_the_images_pixel_for_pixel(tmp_path, channels):
-    images = torch.randint(0, 256, (9, channels, 6, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    labels = torch.tensor([0, 2, 0, 2, 2, 0, 0, 2, 0])
-    save_sheet(tmp_path / "sheets" / "a.png", images, labels, per_class=4, num_classes=3)
-    with Image.open(tmp_path / "sheets" / "a.png") as picture:
-        assert picture.size == (4 * 7 - 2, 3 * 8 - 2) and picture.mode == ("L" if channels == 1 else "RGB")
-        sheet = np.asarray(picture).reshape(22, 26, channels)
-    second = images[labels == 2][1].permute(1, 2, 0).numpy()
-    assert (sheet[16:22, 7:12] == second).all() and (sheet[8:14] == 255).all()
-    assert not list(tmp_path.rglob("*.partial"))
-
-
-def test_arrays_are_images_and_labels(tmp_path):
-    images = torch.randint(0, 256, (3, 1, 4, 5), dtype=torch.uint8)
-    save_arrays(tmp_path / "a.npz", images, torch.tensor([2, 0, 1]))
-    with np.load(tmp_path / "a.npz") as arrays:
-        assert arrays["x"].shape == (3, 4, 5, 1) and (arrays["x"][:, :, :, 0] == images[:, 0].numpy()).all()
-        assert arrays["y"].tolist() == [2, 0, 1]

@@ -8,13 +8,10 @@ from denoising_diffusion_pytorch import GaussianDiffusion1D, Unet1D
 from torch import nn
 
 from lt_utils.data.augmentation import unit
-from lt_utils.diffusion import ldmlr
-from lt_utils.diffusion.feature_diffusion import FeatureGenerator, Standardiser, load_generator
 from lt_utils.diffusion.ldmlr import (
     Defects,
     PublishedGenerator,
     extract,
-    load_published,
     loss_weights,
     published_loss,
     train_published,
@@ -25,6 +22,7 @@ from lt_utils.errors import CourseError
 from lt_utils.models.feature_denoisers import FeatureUNet, ResidualMLP
 from lt_utils.models.resnet import ResNet, encode
 from lt_utils.models.unet import sinusoid
+from lt_utils.training import loop
 from lt_utils.training.loop import batch_of
 
 SMALL = dict(width=8, mults=(1, 2))
@@ -351,32 +349,16 @@ def test_each_switch_of_stage_two_changes_what_it_says_and_nothing_else():
 def test_an_interrupted_training_ends_bit_for_bit_where_an_uninterrupted_one_does(defects, tmp_path, monkeypatch):
     path = tmp_path / "diffusion.safetensors"
 
-    def leave_after_two(loop, label, **_):
-        for step in loop:
+    def leave_after_two(steps, label, **_):
+        for step in steps:
             yield step
             if step.step == 2:
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(ldmlr, "track", leave_after_two)
+        patched.setattr(loop, "track", leave_after_two)
         with pytest.raises(KeyboardInterrupt):
             weights_after(defects, checkpoint=path)
     assert path.exists()
     resumed, whole = weights_after(defects, checkpoint=path)[1], weights_after(defects)[1]
     assert torch.equal(resumed, whole)
-
-
-def test_a_saved_generator_comes_back_and_is_not_taken_for_another(tmp_path):
-    path, labels = tmp_path / "generator.safetensors", torch.tensor([2, 0, 1])
-    generator = PublishedGenerator(FeatureUNet(8, 3, **SMALL).eval(), cosine_schedule(60), True)
-    generator.save(path, encoder="ce")
-    loaded = load_published(path)
-    assert loaded.clamp_range and len(loaded.schedule) == 60
-    drawn = loaded.generate(labels.to(next(loaded.model.parameters()).device), steps=60).cpu()
-    assert torch.allclose(drawn, generator.generate(labels, steps=60), atol=1e-3)
-    with pytest.raises(CourseError, match="not a ResidualMLP"):
-        load_generator(path)
-    scale = Standardiser(torch.zeros(8), torch.ones(8))
-    FeatureGenerator(ResidualMLP(8, 3, 16, 1), scale, cosine_schedule(60)).save(path)
-    with pytest.raises(CourseError, match="not a FeatureUNet"):
-        load_published(path)

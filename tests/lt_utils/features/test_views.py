@@ -93,7 +93,7 @@ def test_the_oracle_is_scored_on_the_half_it_was_not_fitted_on_and_both_halves_t
             right = F.one_hot(labels[asked], CLASSES).float()
             return right if knows == "everything" else torch.where(torch.isin(asked, mine)[:, None], right, 1 - right)
 
-        return retraining.Fitted(head, [], [], [])
+        return retraining.Retrained(head, [], [], [])
 
     monkeypatch.setattr(retraining, "fit_head", fit)
     data = Encoded(places, labels, places, labels, torch.zeros(n, CLASSES), LinearHead(1, CLASSES), [9, 6, 5])

@@ -1,4 +1,4 @@
-"""The U-Net of class-balancing diffusion: its published counts, its initial weights, its two defects, its ninth condition."""
+"""The U-Net of class-balancing diffusion: its published counts, its initial weights, its ninth condition."""
 
 import math
 
@@ -54,12 +54,12 @@ def test_the_full_network_has_22_residual_blocks_and_6_attentions_at_16_pixels_a
 @pytest.fixture(scope="module")
 def full() -> UNet:
     torch.manual_seed(0)
-    return published_unet(100, attention_defect=True)
+    return published_unet(100)
 
 
 def test_initial_weights_have_the_measured_spread(full):
     assert full.down[4].attention.qkv.weight.std().item() == pytest.approx(0.0626, abs=2e-4)
-    assert full.down[4].attention.out.weight.std().item() == pytest.approx(0.0626, abs=2e-4)  # the defect
+    assert full.down[4].attention.out.weight.std().item() == pytest.approx(0.0626e-5, abs=2e-9)
     assert full.down[0].conv2.weight.std().item() == pytest.approx(3e-7, rel=0.05)
     assert full.out.weight.std().item() == pytest.approx(4e-7, rel=0.05)
     fan = 9 * (full.down[0].conv1.in_channels + full.down[0].conv1.out_channels)
@@ -73,20 +73,11 @@ def test_at_the_start_a_label_is_four_times_longer_than_the_step(full):
     assert steps.norm(dim=1).mean().item() == pytest.approx(5.3, abs=0.5)
 
 
-@pytest.mark.parametrize(("defect", "gain"), [(True, 1.0), (False, 1e-5)])
-def test_the_attention_defect_is_a_switch_off_by_default(defect, gain):
+def test_groups_of_one_channel_hide_what_the_condition_adds():
+    """With 32 groups of one channel a narrow network barely sees step and label; with groups of four it does."""
     torch.manual_seed(0)
-    model = published_unet(10, "small", attention_defect=defect)
-    out = model.middle[0].attention.out.weight
-    assert out.std().item() == pytest.approx(gain * math.sqrt(1 / out.shape[0]), rel=0.05)
-    assert published_unet(10, "small").middle[0].attention.out.weight.abs().max() < 1e-5
-
-
-def test_the_groups_defect_hides_what_the_condition_adds():
-    """With 32 groups of one channel a narrow network barely sees step and label; with ours it does."""
-    torch.manual_seed(0)
-    for defect, sees in ((True, False), (False, True)):
-        block = published_unet(10, "small", groups_defect=defect).eval().down[0]
+    for groups, sees in ((32, False), (None, True)):
+        block = UNet(3, 10, **SIZES["small"], groups=groups).eval().down[0]
         with torch.no_grad():
             block.conv2.weight.normal_(std=0.1)
             x = torch.randn(1, 32, 8, 8)
@@ -108,7 +99,7 @@ def test_no_augmentation_adds_nothing_and_an_augmentation_does():
 
 def test_the_switches_are_in_the_configuration_and_old_checkpoints_still_load(tmp_path):
     torch.manual_seed(0)
-    model = published_unet(3, "small", augmentation=True, groups_defect=True).eval()
+    model = UNet(3, 3, **SIZES["small"], augmentation=9, groups=32).eval()
     save_model(tmp_path / "a.safetensors", model)
     again, _ = load_model(tmp_path / "a.safetensors", UNet)
     vector = torch.randn(2, 9)

@@ -23,7 +23,7 @@ from lt_utils.recognition import encoders, losses, two_stage
 from lt_utils.recognition.encoders import METHODS, RECIPES, build_encoder, encoder_loss, train_encoder, train_judge
 from lt_utils.recognition.two_stage import HEAD_RECIPE, class_aware_order, finetune_head
 from lt_utils.runs.parameters import declared, notebook_path
-from lt_utils.training import checkpoints, devices
+from lt_utils.training import checkpoints, devices, loop
 from lt_utils.training.lr_schedules import multistep
 
 
@@ -127,14 +127,13 @@ class Stop(Exception):
 def interrupted(monkeypatch, step, run):
     """`run()` once, left after `step` optimiser steps; its loop saves when it is left."""
 
-    def leave(loop, label):
-        yield from itertools.islice(loop, step)
-        loop.close()
+    def leave(steps, *_, **__):
+        yield from itertools.islice(steps, step)
+        steps.close()
         raise Stop
 
     with monkeypatch.context() as patch:
-        for module in (encoders, two_stage):
-            patch.setattr(module, "track", leave)
+        patch.setattr(loop, "track", leave)
         with pytest.raises(Stop):
             run()
 
@@ -292,15 +291,6 @@ def test_the_second_stage_trains_the_head_alone(data, stage_one):
     assert all(torch.equal(value, before[name]) for name, value in stage_one.state_dict().items())
 
 
-def test_with_drifting_statistics_only_these_and_the_head_change(data, stage_one):
-    tuned = finetune_head(stage_one, data, epochs=1, batch_size=32, drifting_bn=True)
-    drifted = {
-        name for name, value in tuned.state_dict().items() if not torch.equal(value, stage_one.state_dict()[name])
-    }
-    buffers = {name for name, _ in stage_one.named_buffers()} - {"mean", "std"}
-    assert drifted == buffers | {name for name in stage_one.state_dict() if name.startswith("head.")}
-
-
 def test_the_second_stage_sees_balanced_batches_and_resumes(data, stage_one, tmp_path, monkeypatch):
     seen, keep = [], torch.nn.functional.cross_entropy
 
@@ -308,7 +298,7 @@ def test_the_second_stage_sees_balanced_batches_and_resumes(data, stage_one, tmp
         seen.append(torch.bincount(labels, minlength=3).tolist())
         return keep(logits, labels)
 
-    options = dict(epochs=2, batch_size=24, seed=3, checkpoint=tmp_path / "head.safetensors", drifting_bn=True)
+    options = dict(epochs=2, batch_size=24, seed=3, checkpoint=tmp_path / "head.safetensors")
     with monkeypatch.context() as patch:
         patch.setattr(encoders.F, "cross_entropy", watch)
         whole = finetune_head(stage_one, data, **options | dict(checkpoint=None))
@@ -317,7 +307,7 @@ def test_the_second_stage_sees_balanced_batches_and_resumes(data, stage_one, tmp
     assert last_facts(options["checkpoint"])["step"] == 4
     assert torch.equal(weights(finetune_head(stage_one, data, **options)), weights(whole))
     with pytest.raises(CourseError, match="another training.*recipe"):
-        finetune_head(stage_one, data, **options | dict(drifting_bn=False))
+        finetune_head(stage_one, data, **options | dict(augment="weak"))
 
 
 def test_the_second_stage_of_another_network_or_other_data_is_refused(data, stage_one, tmp_path):
@@ -376,14 +366,14 @@ def test_the_judge_is_plain_cross_entropy_with_a_seed_of_its_own(data, monkeypat
 def test_image_diffusion_learns_resumes_and_gives_its_average(data, tmp_path, monkeypatch):
     options = dict(steps=12, width=8, blocks=1, batch_size=16, checkpoint=tmp_path / "ddpm.safetensors")
     seen = []
-    keep = image_diffusion.track
+    keep = loop.track
 
-    def watch(loop, label):
-        for step in keep(loop, label):
+    def watch(*arguments, **options):
+        for step in keep(*arguments, **options):
             seen.append(step)
             yield step
 
-    monkeypatch.setattr(image_diffusion, "track", watch)
+    monkeypatch.setattr(loop, "track", watch)
     model = train_image_diffusion(data, cosine_schedule(100), **options)
     losses = seen[-1].losses
     assert not model.training and not any(weight.requires_grad for weight in model.parameters())

@@ -74,9 +74,9 @@ def test_legend_names_the_groups_that_occur_with_their_rule():
     _, axes = plt.subplots()
     figures.group_legend(axes, [500, 5], loc="upper left")
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["many (> 100)", "few (< 20)"]
-    figures.group_legend(axes, [500, 50, 5], many=200, few=50)
+    figures.group_legend(axes, [500, 50, 5])
     texts = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert texts == ["many (> 200)", "medium (50 to 200)", "few (< 50)"]
+    assert texts == ["many (> 100)", "medium (20 to 100)", "few (< 20)"]
     assert axes.get_legend().get_title().get_text() == "training images"
 
 
