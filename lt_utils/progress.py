@@ -35,7 +35,7 @@ def track(steps: Iterable, title: str, total: int | None = None, unit: str = "im
     """
     if total is None and hasattr(steps, "__len__"):
         total = len(steps)
-    begin = told = time.perf_counter()
+    begin = logged = time.perf_counter()
     first = last = None  # (steps done, images) at the first item and now
     due = list(QUARTERS)
     losses: list[float] = []
@@ -49,21 +49,21 @@ def track(steps: Iterable, title: str, total: int | None = None, unit: str = "im
             if now - sampled > 0.1:  # reading a loss may wait for the device: ten times a second is enough
                 losses, sampled = losses[-50:] + [_loss(item)], now
             last = (done, getattr(item, "images", None))
-            seen = now
+            latest = now
             if first is None:
                 first, warm = last, now
             yield item
             now = time.perf_counter()
             left = (now - begin) / count * (total - done) if total else None
             line = {"label": title, "done": done, "total": total, "loss": _mean(losses), "seconds_left": left}
-            if now - told >= EVERY:
-                _append(line | {"rate": _rate(first, last, seen - warm, unit)[0]})
-                told = now
+            if now - logged >= EVERY:
+                _append(line | {"rate": _rate(first, last, latest - warm, unit)[0]})
+                logged = now
             if total and due and done / total >= due[0] and done < total:
                 while due and done / total >= due[0]:
                     due.pop(0)
                 if now - begin + left >= SHORT:
-                    _say(title, done, total, losses, _rate(first, last, seen - warm, unit), f"{duration(left)} left")
+                    _say(title, done, total, losses, _rate(first, last, latest - warm, unit), f"{duration(left)} left")
                     losses = losses[-1:]
     finally:
         # A training that is left early saves when it is closed; a traceback would otherwise keep it open.
@@ -72,7 +72,7 @@ def track(steps: Iterable, title: str, total: int | None = None, unit: str = "im
         print(f"{title}: already done, nothing left to train.", flush=True)
         return
     seconds = time.perf_counter() - begin
-    rate = _rate(first, last, seen - warm, unit)
+    rate = _rate(first, last, latest - warm, unit)
     _append({"label": title, "done": done, "total": total, "loss": _mean(losses), "seconds_left": 0.0, "rate": rate[0]})
     _say(title, done, total, losses, rate, f"{seconds:.1f} s" if seconds < 10 else duration(seconds))
 

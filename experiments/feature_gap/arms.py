@@ -97,20 +97,20 @@ def frozen_rows(
     final: Encoded, folds: list[Encoded], kind: str, seed: int, file: Callable[[str], Path]
 ) -> tuple[dict[Arm, tuple[Tensor, float, float]], list[dict]]:
     """Test logits, balanced accuracy on the folds and width of every method and correction on one kind of views; and
-    the ratios that the folds tell, beside those of the test set, which nothing uses."""
+    the ratios measured on the folds, beside those of the test set, which nothing uses."""
     names = [f"seed{seed}", *(f"seed{seed}-without-fold{k}" for k in range(len(folds)))]
     everyone, counts = [final, *folds], final.counts
-    seen = [
+    all_views = [
         encode_views(one, kind, VIEWS[kind], seed, file(f"views-{kind}-{name}"))
         for name, one in zip(names, everyone, strict=True)
     ]
-    pairs = list(zip(seen[1:], folds, strict=True))
+    pairs = list(zip(all_views[1:], folds, strict=True))
     ratios = unseen_ratios(pairs, counts)
     # What is tried on a fold knows the ratios of the other folds only, as the final encoder knows none of the test set.
     others = [unseen_ratios(pairs[:k] + pairs[k + 1 :], counts) for k in range(len(pairs))]
     stages = [
         stage(one, views, ratio, counts, seed, file(f"diffusion-{kind}-{name}"))
-        for name, one, views, ratio in zip(names, everyone, seen, [ratios, *others], strict=True)
+        for name, one, views, ratio in zip(names, everyone, all_views, [ratios, *others], strict=True)
     ]
     labels = torch.cat([one.test_labels for one in folds])
 
@@ -126,16 +126,16 @@ def frozen_rows(
             best = max(WIDTHS, key=by_width.get)
             found[kind, method, WIDENED] = (stages[0].logits(method, WIDENED, best), by_width[best], best)
         print(f"{kind} views, seed {seed}: {method} measured", flush=True)
-    told = unseen_ratios([(seen[0], final)], counts)
+    on_test = unseen_ratios([(all_views[0], final)], counts)
     table = [
         {
             "features": kind,
             "seed": seed,
             "group": group,
             "length": round(ratios.length[c[0]].item(), 3),
-            "length test": round(told.length[c[0]].item(), 3),
+            "length test": round(on_test.length[c[0]].item(), 3),
             "spread": round(ratios.spread[c[0]].item(), 3),
-            "spread test": round(told.spread[c[0]].item(), 3),
+            "spread test": round(on_test.spread[c[0]].item(), 3),
         }
         for group, c in group_indices(counts).items()
     ]

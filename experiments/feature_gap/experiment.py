@@ -103,18 +103,18 @@ def compare(rows: list[dict], right: dict[Arm, Tensor]) -> list[dict]:
         return sum(values) / len(values)
 
     def line(arm: Arm, rival: Arm, chosen: str) -> dict:
-        said = {"diffusion": ", ".join(arm), "rival": ", ".join(rival), "rival chosen": chosen}
-        return said | difference(right[arm], right[rival])
+        names = {"diffusion": ", ".join(arm), "rival": ", ".join(rival), "rival chosen": chosen}
+        return names | difference(right[arm], right[rival])
 
-    ours = [arm for arm in right if arm[1] in (DIFFUSION, SPREAD_OUT)]
+    generated = [arm for arm in right if arm[1] in (DIFFUSION, SPREAD_OUT)]
     frozen = [arm for arm in right if arm[0] in VIEWS]
     controls = [arm for arm in right if arm[1] in CONTROLS]
     found = []
-    for arm in ours:
+    for arm in generated:
         column = "folds" if arm in frozen else "accuracy"
         rival = max((c for c in controls if c[0] == arm[0]), key=lambda c: mean(c, column))
         found += [line(arm, ("-", "Label shift", "-"), "-"), line(arm, rival, "folds" if arm in frozen else "test set")]
-    best = max((arm for arm in ours if arm in frozen), key=lambda arm: mean(arm, "folds"))
+    best = max((arm for arm in generated if arm in frozen), key=lambda arm: mean(arm, "folds"))
     rivals = {"folds": [c for c in controls if c in frozen], "test set": [c for c in controls if c in frozen]}
     for column, name in (("folds", "folds"), ("accuracy", "test set")):
         rival = max(rivals[name], key=lambda c: mean(c, column))
@@ -163,14 +163,14 @@ def main(arguments: list[str] | None = None) -> int:
         table, found = summary(rows, right), compare(rows, right)
         run.finish(rows, ratios=ratios, differences=found)
         best = [line for line in found if "chosen on the folds" in line["diffusion"]]
-        told = "; ".join(
+        differences = "; ".join(
             f"minus {line['rival']} (chosen on the {line['rival chosen']}): {shown(line)}" for line in best
         )
-        told = f"Diffusion chosen on the folds, {best[0]['diffusion'].split(' (')[0]}, {told}."
+        result = f"Diffusion chosen on the folds, {best[0]['diffusion'].split(' (')[0]}, {differences}."
         if chosen.keep:
             title = f"{data.name}, ResNet-8 of {chosen.epochs} epochs, {chosen.folds} folds, {chosen.seeds} seeds"
             folder = REPOSITORY / "notebooks" / "reference"
-            path = save_reference(chosen.to, NAME, title, NOTE + told, COLUMNS, folder)
+            path = save_reference(chosen.to, NAME, title, NOTE + result, COLUMNS, folder)
             by_group = averaged(ratios, ("features", "group"))
             write_json(path, read_json(path) | {"rows": table, "differences": found, "ratios": by_group})
     except CourseError as error:
@@ -179,5 +179,5 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nStopped. What is finished stays; the same command goes on from here.", flush=True)
         return 130
-    print(markdown([with_spread(line) for line in table], digits=2), markdown(found, digits=2), told, sep="\n\n")
+    print(markdown([with_spread(line) for line in table], digits=2), markdown(found, digits=2), result, sep="\n\n")
     return 0

@@ -24,7 +24,7 @@ def to_bytes(images: Tensor) -> Tensor:
     return images.add(1).mul(127.5).round().clamp(0, 255).byte()
 
 
-def random_crop_flip(images: Tensor, pad: int = 4, flip: bool = True) -> Tensor:
+def random_crop_flip(images: Tensor, pad: int = 4) -> Tensor:
     """Each image [B, C, H, W] padded with black by `pad`, cropped back at random, and mirrored with probability 1/2.
 
     Cropping and mirroring only choose which row and column each output pixel comes from, so one gather does both.
@@ -33,13 +33,11 @@ def random_crop_flip(images: Tensor, pad: int = 4, flip: bool = True) -> Tensor:
     device = images.device
     top = torch.randint(0, 2 * pad + 1, (count, 1), device=device)
     left = torch.randint(0, 2 * pad + 1, (count, 1), device=device)
-    rows = top + torch.arange(height, device=device)
-    columns = torch.arange(width, device=device).expand(count, width)
-    if flip:
-        mirrored = torch.rand(count, 1, device=device) < 0.5
-        columns = torch.where(mirrored, width - 1 - columns, columns)
-    columns = columns + left
-    padded = F.pad(images, (pad, pad, pad, pad)).permute(0, 2, 3, 1)
+    rows = top + torch.arange(height, device=device)  # [B, H]
+    columns = torch.arange(width, device=device).expand(count, width)  # [B, W]
+    mirrored = torch.rand(count, 1, device=device) < 0.5
+    columns = torch.where(mirrored, width - 1 - columns, columns) + left
+    padded = F.pad(images, (pad, pad, pad, pad)).permute(0, 2, 3, 1)  # [B, H + 2 pad, W + 2 pad, C]
     index = torch.arange(count, device=device)
     return padded[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 

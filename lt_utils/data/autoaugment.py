@@ -56,7 +56,8 @@ def operation(images: Tensor, name: str, level: int, sign: int = 1, fill: int = 
 
     share = level / 9
     height, width = images.shape[-2:]
-    factor = 1 + sign * 0.9 * share
+    adjust = {"Brightness": ops.adjust_brightness, "Color": ops.adjust_saturation}
+    adjust |= {"Contrast": ops.adjust_contrast, "Sharpness": ops.adjust_sharpness}
     match name:
         case "ShearY":
             shear = [0.0, math.degrees(math.atan(sign * 0.3 * share))]
@@ -67,14 +68,8 @@ def operation(images: Tensor, name: str, level: int, sign: int = 1, fill: int = 
             return ops.affine(images, 0.0, [shift, 0] if along_x else [0, shift], 1.0, [0.0, 0.0], fill=fill)
         case "Rotate":
             return ops.rotate(images, sign * 30.0 * share, fill=fill)
-        case "Brightness":
-            return ops.adjust_brightness(images, factor)
-        case "Color":
-            return ops.adjust_saturation(images, factor)
-        case "Contrast":
-            return ops.adjust_contrast(images, factor)
-        case "Sharpness":
-            return ops.adjust_sharpness(images, factor)
+        case "Brightness" | "Color" | "Contrast" | "Sharpness":
+            return adjust[name](images, 1 + sign * 0.9 * share)
         case "Posterize":
             return ops.posterize(images, 8 - round(4 * share))
         case "Solarize":

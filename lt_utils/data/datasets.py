@@ -1,7 +1,7 @@
 """Data sets as tensors: loaded whole, cut to a long tail, split, and moved to a device.
 
 "fashion-mnist-small" lies inside the package; `python -m data_prep NAME` makes every other set, a user's own included.
-`npz` tells what such a file holds.
+`npz` describes what such a file holds.
 """
 
 import os
@@ -94,14 +94,13 @@ class ImageData:
         """Return this data set with its training set cut to a long tail; the test set stays as it is.
 
         Args:
-            imbalance, profile: the rule of `longtail.class_counts`.
+            imbalance, profile: the rule of `longtail.class_counts`; or instead
+            counts: images to keep of each class.
             seed: which images are kept, as `longtail.subset` chooses them.
-            counts: images to keep of each class; replaces the rule.
             n_max: images the largest class keeps; default: the size of the largest class there is. Class 0 is the
                 head, so in a set of one's own with unequal classes a smaller n_max may be needed.
 
-        Raises:
-            CourseError: a factor below 1, a class left empty, or a class with fewer images than asked for.
+        Raises CourseError for a factor below 1, a class left empty, or a class with too few images.
 
         >>> load("fashion-mnist-small").long_tailed(imbalance=100).counts
         [1000, 599, 359, 215, 129, 77, 46, 27, 16, 10]
@@ -122,10 +121,8 @@ class ImageData:
     def hold_out(self, per_class: int | None = None, fraction: float | None = None, seed: int = 0) -> "ImageData":
         """Return this data set with some TRAINING images in the place of the test images: a validation split.
 
-        Choices (epochs, rates, strengths) are made on such a split, never on the test set. Images are drawn from each
-        class; those that stay in training keep their order.
-
-        Args and errors are those of `longtail.hold_out`: `per_class` images or a `fraction` of each class; `seed`.
+        Choices (epochs, rates, strengths) are made on such a split, never on the test set. `per_class` images or a
+        `fraction` of each class are held out, as in `longtail.hold_out`; those that stay keep their order.
         """
         parts = longtail.hold_out(self.train_labels, self.class_names, per_class, fraction, seed)
         return self.split(*(part.to(self.train_labels.device) for part in parts), f"{self.name}-val")
@@ -163,12 +160,8 @@ def load(name: str = BUNDLED, folder: str | Path | None = None) -> ImageData:
     file's length; both cost next to nothing. The SHA-256 in the record is compared for the bundled set, and for others
     whenever `python -m data_prep NAME` runs.
 
-    Args:
-        name: "fashion-mnist-small" (bundled), or the name of a set made by data_prep.
-        folder: where prepared sets lie; default as in `data_folder`.
-
-    Raises:
-        CourseError: unknown name (lists the known ones), or a file that is damaged or not as it should be.
+    name: "fashion-mnist-small" (bundled), or the name of a set made by data_prep. folder: as in `data_folder`.
+    Raises CourseError for an unknown name (lists the known ones), and for a file that is damaged or not as it should be.
     """
     folder, known = data_folder(folder), names(folder)
     if name not in known:

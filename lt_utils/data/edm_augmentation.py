@@ -1,7 +1,7 @@
 """The non-leaking augmentation of EDM (Karras et al. 2022, section F.2), as class-balancing diffusion uses it ("ADA").
 
 Every image is flipped, scaled, turned, stretched and shifted at random, in one bicubic step, and nine numbers tell the
-network what was done. It learns to draw augmented images when told so, and plain ones when all nine are zero: what the
+network what was done. It learns to draw augmented images with these numbers, and plain ones when all nine are zero: what the
 augmentation shows does not leak into the samples.
 """
 
@@ -42,7 +42,7 @@ def draw(count: int, probability: float = PROBABILITY, device: torch.device | st
 
 
 def description(a: Tensor) -> Tensor:
-    """The nine numbers [B, 9] that the network is told about a [B, 8]: angles as cosine and sine, zero for "nothing"."""
+    """The nine numbers [B, 9] by which the network knows a [B, 8]: angles as cosine and sine, zero for "nothing"."""
     mirror, turned_over, scale, rotation, direction, stretch, right, down = a.unbind(1)
     turn = [rotation.cos() - 1, rotation.sin()]
     pull = [stretch * direction.cos(), stretch * direction.sin()]

@@ -30,15 +30,8 @@ def class_counts(
         exponential   n_i = floor(n_max * rho ** (i / (num_classes - 1)))          (Cui et al. 2019; Cao et al. 2019)
         step          n_i = n_max in the first half of the classes (rounded up), floor(n_max * rho) in the others
 
-    Args:
-        n_max: images of the largest class, >= 1.
-        num_classes: number of classes, >= 1.
-        imbalance: imbalance factor n_max / n_min, >= 1; 1 means balanced.
-        profile: "exponential" or "step".
-        class_names: only used to name a class in an error.
-
-    Raises:
-        CourseError: unknown profile, a factor below 1, or one that leaves a class without any image.
+    imbalance: the factor n_max / n_min, >= 1; 1 means balanced. class_names: only to name a class in an error.
+    Raises CourseError for an unknown profile, a factor below 1, or one that leaves a class without any image.
 
     >>> class_counts(5000, 10, imbalance=100)
     [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
@@ -82,29 +75,25 @@ def subset(
     Args:
         labels: class of every image, [N], integers in 0 .. len(counts) - 1.
         counts: images to keep of each class, >= 0.
-        seed: seed of the choice.
-        class_names: only used to name a class in an error.
+        class_names: only to name a class in an error.
 
-    Returns:
-        Indices into `labels`, int64 [sum(counts)] on the CPU, class after class, shuffled inside each class.
-
-    Raises:
-        CourseError: a class has fewer images than asked for, or labels and counts do not belong together.
+    Returns indices into `labels`, int64 [sum(counts)] on the CPU, class after class, shuffled inside each class.
+    Raises CourseError if a class has fewer images than `counts` says, or labels and counts do not belong together.
     """
     labels = torch.as_tensor(labels).cpu().numpy()
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(counts):
         raise CourseError(f"Labels run from {labels.min()} to {labels.max()}, but there are {len(counts)} counts.")
     generator = np.random.RandomState(seed)
     kept = []
-    for c, wanted in enumerate(counts):
+    for c, count in enumerate(counts):
         positions = np.flatnonzero(labels == c)
-        if not 0 <= wanted <= len(positions):
+        if not 0 <= count <= len(positions):
             raise CourseError(
-                f"{wanted:,} images are asked of {_called(c, class_names)}, which has {len(positions):,}: "
+                f"{count:,} images are asked of {_called(c, class_names)}, which has {len(positions):,}: "
                 "ask for fewer (a larger imbalance factor, a smaller n_max, or other counts)."
             )
         generator.shuffle(positions)  # also when few are kept: the draws of later classes depend on it
-        kept.append(positions[:wanted])
+        kept.append(positions[:count])
     return torch.from_numpy(np.concatenate(kept).astype(np.int64))
 
 
@@ -119,16 +108,11 @@ def hold_out(
 
     Args:
         labels: class of every image, [N], integers in 0 .. len(class_names) - 1.
-        class_names: one for each class.
         per_class: images to hold out, of each class; or else
         fraction: share of each class to hold out, in (0, 1), rounded, but at least one image.
-        seed: which images are held out.
 
-    Returns:
-        Two int64 index tensors on the CPU: those that stay, in file order, and those held out, class after class.
-
-    Raises:
-        CourseError: not exactly one of the two is given, or a class would keep none or give none.
+    Returns two int64 index tensors on the CPU: those that stay, in file order, and those held out, class after class.
+    Raises CourseError unless exactly one of the two is given, and if a class would keep none or give none.
     """
     if (per_class is None) == (fraction is None):
         raise CourseError("Say either per_class (a number of images) or fraction (a share of each class).")
@@ -171,33 +155,22 @@ def group_indices(counts: Sequence[int], many: int = 100, few: int = 20) -> dict
     return {name: classes for name, classes in members.items() if classes}
 
 
-def class_table(
-    counts: Sequence[int],
-    class_names: Sequence[str],
-    many: int = 100,
-    few: int = 20,
-    limit: int = 20,
-) -> str:
+def class_table(counts: Sequence[int], class_names: Sequence[str], limit: int = 20) -> str:
     """Return an aligned text table, to be printed: each class with its images, share and group, then the groups.
 
-    Args:
-        counts: training images of each class, [C].
-        class_names: names of the classes, [C].
-        many, few: bounds of the groups, as in `group_of`.
-        limit: with more classes than this, only the first and last limit / 2 are shown; the sums are over all.
+    counts: training images of each class, [C]. With more classes than `limit`, only the first and last limit / 2 are
+    shown; the sums are over all.
     """
     if len(counts) != len(class_names):
         raise CourseError(f"There are {len(counts)} counts but {len(class_names)} class names.")
     total, classes = max(sum(counts), 1), range(len(counts))
     shown = classes if len(counts) <= limit else [*classes[: limit // 2], None, *classes[-(limit // 2) :]]
-    groups = group_of(counts, many, few)
+    groups = group_of(counts)
     rows = [("", "class", "images", "share", "group")]
     for c in shown:
-        if c is None:
-            rows.append(("…", "…", "…", "…", "…"))
-        else:
-            rows.append((str(c), class_names[c], f"{counts[c]:,}", f"{counts[c] / total:.1%}", groups[c]))
-    for name, members in group_indices(counts, many, few).items():
+        row = c is not None and (str(c), class_names[c], f"{counts[c]:,}", f"{counts[c] / total:.1%}", groups[c])
+        rows.append(row or ("…", "…", "…", "…", "…"))
+    for name, members in group_indices(counts).items():
         images = sum(counts[c] for c in members)
         rows.append(("", f"{name}: {_plural(len(members))}", f"{images:,}", f"{images / total:.1%}", ""))
     rows.append(("", f"all: {_plural(len(counts))}", f"{sum(counts):,}", "100.0%", ""))

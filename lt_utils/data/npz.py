@@ -52,7 +52,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def check_arrays(arrays: Mapping[str, np.ndarray], where: str) -> Mapping[str, np.ndarray]:
-    """Return `arrays` if they are as the top of this module says; otherwise raise CourseError, which names `where`.
+    """Return `arrays` if they are as described at the top of this module; otherwise raise CourseError, which names `where`.
 
     Beyond shapes and types: labels are in range, and every class has at least one training and one test image.
     """

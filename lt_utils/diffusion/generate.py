@@ -53,11 +53,12 @@ def sample_to(
     objective: str = "v",
     seed: int = 0,
     shard: int = 256,
+    as_bytes: bool = True,
     precision: str = "fp32",
     notes: dict | None = None,
     title: str = "",
 ) -> tuple[Tensor, Tensor]:
-    """Draw an image for each of `labels` [N] into `folder`; images uint8 [N, *shape] and labels [N], on the CPU.
+    """Draw an image for each of `labels` [N] into `folder`; return images [N, *shape] and labels [N], on the CPU.
 
     Shards that are in the folder already are kept, so a run that was stopped goes on where it was.
 
@@ -66,6 +67,7 @@ def sample_to(
         sampler: "ddim" with `steps` and `eta`; "fixedlarge" or "fixedsmall": ancestral, through all steps of the schedule.
         omega: guidance strength; 0 is none. clip: bound |x_0| by this in every step; the published chain is not clipped.
         objective: what the denoiser predicts. seed: decides all noise. shard: images a file and a batch.
+        as_bytes: uint8 in 0..255, as in an image file; False: float32 clipped to -1..1, as the published program measures.
         precision: "fp32", "bf16" or "auto". notes: what else to store with them, such as {"labels": "balanced", "ema": True}.
 
     The denoiser is put in evaluation mode while it samples: dropout would otherwise act in the samples.
@@ -86,7 +88,7 @@ def sample_to(
         "objective": objective,
         "seed": seed,
         "shard": shard,
-        "images": "uint8",
+        "images": "uint8" if as_bytes else "float32",
         "precision": precision_for(where) if precision == "auto" else precision,
         "notes": json.loads(json.dumps(notes or {})),  # as they come back from the file: a tuple is a list there
     }
@@ -106,7 +108,8 @@ def sample_to(
                     x = ancestral(predict, schedule, x, variance, noise)
                 else:
                     x = ddim(predict, schedule, x, steps, eta, noise)
-            checkpoints.save(_path(folder, number), {"images": to_bytes(x), "labels": parts[number]}, facts)
+            images = to_bytes(x) if as_bytes else x.clamp(-1, 1)
+            checkpoints.save(_path(folder, number), {"images": images, "labels": parts[number]}, facts)
     finally:
         denoiser.train(was_training)
         files.unlock(folder)

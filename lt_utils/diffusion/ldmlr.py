@@ -38,7 +38,7 @@ class Defects:
             1, and more than a third of those on CIFAR-100.
         unclipped_snr: the loss is weighted by the signal-to-noise ratio itself, from 24,221 at t = 0 down to 0.024 at
             t = 900: almost nothing is learned about noisy steps, where sampling begins. Off: at most 5 (min-SNR).
-        no_positions: the network is not told which number of a feature is which. As its convolutions all have kernel
+        no_positions: the network does not know which number of a feature is which. As its convolutions all have kernel
             size 1, it cannot tell 8 blocks of 8 numbers apart, and no training teaches it the mean of a class
             (FeatureUNet). Off: a learned vector for each position, 4,096 parameters more.
         sgd: plain SGD, rate 1e-4, no moving average, batches never reshuffled. With those above, after 3 epochs, not
@@ -105,7 +105,7 @@ def loss_weights(schedule: Schedule, unclipped_snr: bool = False) -> Tensor:
 def published_loss(model: nn.Module, schedule: Schedule, x0: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Mean squared error of the x_0 estimate for x0 [B, D] with labels [B] at random steps t, times weights[t] of [T]."""
     t = torch.randint(len(schedule), (len(x0),), device=x0.device)
-    output = model(schedule.add_noise(x0, t, torch.randn_like(x0)), t, labels)
+    output = model(schedule.add_noise(x0, t, torch.randn_like(x0)), t, labels)  # [B, D]
     return (weights[t] * (output - x0).square().mean(1)).mean()
 
 

@@ -18,13 +18,8 @@ class Schedule:
 
     def __init__(self, alpha_bar: Tensor) -> None:
         alpha_bar = torch.as_tensor(alpha_bar, dtype=torch.float64)
-        if not (
-            alpha_bar.ndim == 1
-            and len(alpha_bar) > 1
-            and (alpha_bar.diff() < 0).all()
-            and alpha_bar[-1] > 0
-            and alpha_bar[0] < 1
-        ):
+        falls = alpha_bar.ndim == 1 and len(alpha_bar) > 1 and (alpha_bar.diff() < 0).all()
+        if not (falls and alpha_bar[-1] > 0 and alpha_bar[0] < 1):
             raise CourseError(
                 "A noise schedule is a list of two or more alpha_bar values that fall strictly and stay between 0 and 1."
             )

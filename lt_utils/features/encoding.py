@@ -19,7 +19,7 @@ from lt_utils.training.devices import device
 
 @dataclass(frozen=True)
 class Encoded:
-    """A data set seen through a frozen encoder: features [N, D] >= 0, labels [N] and logits [N, C], training and test.
+    """A data set as a frozen encoder represents it: features [N, D] >= 0, labels [N] and logits [N, C], training and test.
 
     `head` is the encoder's own classifier, `counts` the training images of each class. `encoder` and `images`, where
     they are at hand, are the network and the data set as it expects them (channel order): for other views of the images.
@@ -64,7 +64,7 @@ def encode_data(model: ResNet, data: ImageData) -> Encoded:
 def encode_published(path: str | Path, data: ImageData) -> Encoded:
     """Features of the published LDMLR ResNet-32 in the .npz file `path`, for CIFAR-10 or CIFAR-100 in `data`.
 
-    The published CIFAR-10 encoder saw red and blue swapped in training, so its images are swapped here. Raises CourseError
+    The published CIFAR-10 encoder was trained with red and blue swapped, so its images are swapped here. Raises CourseError
     if the images are not RGB, if the file cannot be read, or holds an encoder for another number of classes. A relative
     path is looked for from the working directory, then from the folder of prepared data sets.
     """

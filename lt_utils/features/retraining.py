@@ -59,7 +59,7 @@ def retrain_head(
     It starts from the trained weights; plain cross-entropy, Adam with a constant rate, no balancing. The head after the
     last epoch is the result. Test accuracies of every epoch are kept only to show what choosing among them would do.
 
-    Args: data: the real features; added [M, D] with added_labels [M]: what a source made, M >= 0.
+    data: the real features. added [M, D], added_labels [M]: what a source made, M >= 0.
     """
     features = torch.cat([data.train, added])
     labels = torch.cat([data.train_labels, added_labels])
@@ -78,7 +78,7 @@ def retrain_head(
     return _watched(loop, head, data, every=in_epoch)
 
 
-def test_scores(head: nn.Module, data: Encoded, many: int = 100, few: int = 20) -> dict[str, dict[str, float]]:
+def test_scores(head: nn.Module, data: Encoded) -> dict[str, dict[str, float]]:
     """Scores of a head on the test features, {"plain": ..., "label shift": ...}, each as `recognition.scores` gives them.
 
     Label shift uses the original training counts, also after features were added, as LDMLR does.
@@ -86,7 +86,7 @@ def test_scores(head: nn.Module, data: Encoded, many: int = 100, few: int = 20) 
     with torch.no_grad():
         logits = head(data.test)
     both = {"plain": logits, "label shift": label_shift(logits, data.counts)}
-    return {test: scores(values, data.test_labels, data.counts, many, few) for test, values in both.items()}
+    return {test: scores(values, data.test_labels, data.counts) for test, values in both.items()}
 
 
 test_scores.__test__ = False  # a function to use, not one that pytest should collect
@@ -100,7 +100,7 @@ def result_rows(retrained: Retrained, encoded: Encoded, /, **columns) -> list[di
     """
     best = {"plain": max(retrained.plain), "label shift": max(retrained.shifted)}
     return [
-        {**columns, "test": test, **values, "best_test_epoch": round(float(best[test]), 2)}
+        {**columns, "test": test, **values, "best_test_epoch": round(best[test], 2)}
         for test, values in test_scores(retrained.head, encoded).items()
     ]
 
@@ -165,7 +165,7 @@ def fit_head(
     classes, n, rounds = encoded.num_classes, len(views.labels), len(views.features)
     added_features, added_labels = added if added is not None else (views.features[0, :0], views.labels[:0])
     # All that a step can draw, in one row: every view of image 0 .. N-1, view after view, then the added features.
-    pool = torch.cat([views.features.flatten(0, 1), added_features])
+    pool = torch.cat([views.features.flatten(0, 1), added_features])  # [K N + M, D]
     first = torch.cat([views.labels.repeat(rounds), added_labels])
     second = torch.cat([views.partner_labels.flatten(), added_labels])
     part_of_first = torch.cat([views.share.flatten(), torch.ones_like(added_labels, dtype=views.share.dtype)])
@@ -180,11 +180,11 @@ def fit_head(
     start = [parameter.detach().clone() for parameter in head.parameters()] if anchor else []
 
     def loss(head: nn.Module, index: Tensor) -> Tensor:
-        view = torch.randint(rounds, index.shape, device=index.device)
+        view = torch.randint(rounds, index.shape, device=index.device)  # [B]
         place = torch.where(index < n, view * n + index, index + (rounds - 1) * n)
         features, labels, partner, share = (values[place] for values in (pool, first, second, part_of_first))
         goal = share[:, None] * F.one_hot(labels, classes) + (1 - share[:, None]) * F.one_hot(partner, classes)
-        if mixup:
+        if mixup:  # of features [B, D] and goal [B, C]
             weight = torch.distributions.Beta(mixup, mixup).sample(index.shape).to(features.device)[:, None]
             partner_index = torch.randperm(len(index), device=features.device)
             features, goal = (torch.lerp(part[partner_index], part, weight) for part in (features, goal))

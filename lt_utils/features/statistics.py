@@ -15,7 +15,7 @@ def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 def class_spread(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Root-mean-square distance of the features [N, D] of each class to their class mean, [C]."""
     means = class_means(features, labels, num_classes)
-    squared = (features - means[labels]).square().sum(1)
+    squared = (features - means[labels]).square().sum(1)  # [N]
     total = squared.new_zeros(num_classes).index_add_(0, labels, squared)
     return (total / torch.bincount(labels, minlength=num_classes)).sqrt()
 
@@ -44,5 +44,5 @@ def nearest_distance(features: Tensor, others: Tensor, *, same: bool = False) ->
 
 def shared_covariance(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Covariance [D, D] of features [N, D] around their class means, all classes together."""
-    centred = features - class_means(features, labels, num_classes)[labels]
+    centred = features - class_means(features, labels, num_classes)[labels]  # [N, D]
     return centred.T @ centred / max(1, len(features) - num_classes)

@@ -1,7 +1,7 @@
 """Views: several random versions of every training image, encoded by a frozen encoder.
 
 An encoder that was trained long enough has memorised its training images; their features are then unlike those of new
-images. Views that the encoder has not seen in training come closer, and this module measures how much closer.
+images. Views that were not shown in training come closer, and this module measures how much closer.
 """
 
 from collections.abc import Sequence
@@ -173,7 +173,7 @@ def distance_to_test(features: Tensor, labels: Tensor, encoded: Encoded) -> dict
 def fair_split(encoded: Encoded, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Indices of test images: a random sample with as many of each class as training has, at most half, and all others.
 
-    The sample is what training features would be without any fault: features of images that the encoder has not seen.
+    The sample is what training features would be without any fault: features of images that were not shown in training.
     Raises CourseError for a class with fewer than two test images.
     """
     generator, labels = torch.Generator().manual_seed(seed), encoded.test_labels.cpu()

@@ -41,7 +41,7 @@ class WCDASHead(nn.Module):
         logit_c = s * d_c,    s = 1 + softplus(s_raw)
 
     The density itself is the logit, not its logarithm. g_c and s_raw are trained; g_c starts at 0, so gamma at 0.5.
-    The published code writes 3.14 for pi; so do we, because its test vector does (densities 1.0005 times larger).
+    The published code writes 3.14 for pi; so does this, because its test vector does (densities 1.0005 times larger).
     """
 
     PI = 3.14

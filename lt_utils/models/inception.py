@@ -1,10 +1,8 @@
 """The network behind FID, Inception Score and KID: Inception v3 (Szegedy et al. 2016) as TensorFlow trained it in 2015.
 
-It is written so that the public file pt_inception-2015-12-05-6726825d.pth loads into it. It differs from torchvision's
+It is written so that the published file pt_inception-2015-12-05-6726825d.pth loads into it. It differs from torchvision's
 Inception in what its pooling does: averages leave the padding out, and the last block takes a maximum instead.
 """
-
-from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
@@ -133,7 +131,7 @@ class Inception(nn.Module):
             ("Mixed_7b", _block_e(1280, "average")),
             ("Mixed_7c", _block_e(2048, "maximum")),
         ]
-        for name, layer in OrderedDict(layers).items():
+        for name, layer in layers:
             self.add_module(name, layer)
         self.order = [name for name, _ in layers]
         self.fc = nn.Linear(FEATURES, CLASSES)

@@ -16,7 +16,7 @@ def _arrays(path: str | Path) -> dict[str, Tensor]:
     """The entries of an .npz by the names that `ResNet` has for them. CourseError if it is no .npz, or a damaged one."""
     found = {}
     try:
-        Path(path).stat()  # a missing file is told as such
+        Path(path).stat()  # for a missing file the error says so
         if zipfile.is_zipfile(path):  # NumPy would load an .npy as well, and take anything else for a pickle
             with np.load(path, allow_pickle=False) as arrays:
                 found = {name: arrays[name] for name in arrays.files}
@@ -35,7 +35,7 @@ def load_published_ldmlr(path: str | Path, num_classes: int) -> ResNet:
 
     The CIFAR-10 encoder was trained on images with red and blue swapped: give it images[:, [2, 1, 0]].
     The CIFAR-100 encoder takes true RGB. Raises CourseError if the file cannot be read as an .npz (a .pth or .npy cannot),
-    does not hold this network for `classes` classes, or holds weights that are not finite numbers.
+    does not hold this network for `num_classes` classes, or holds weights that are not finite numbers.
     """
     model, name = ResNet(num_classes), Path(path).name
     state = _arrays(path)

@@ -203,16 +203,10 @@ SIZES = {
     "mid": dict(width=64, mults=(1, 2, 2, 2), attention=(1,), blocks=2),
     "small": dict(width=32, mults=(1, 2, 2), attention=(1,), blocks=2),
 }
-AUGMENTATION = 9  # numbers that describe an EDM augmentation (lt_utils.data.edm_augmentation)
 
 
 def published_unet(
-    num_classes: int,
-    size: str = "full",
-    *,
-    channels: int = 3,
-    dropout: float = 0.1,
-    augmentation: bool = False,
+    num_classes: int, size: str = "full", *, channels: int = 3, dropout: float = 0.1, augmentation: bool = False
 ) -> UNet:
     """The U-Net of CBDM for images of 32 x 32 pixels ("small": any size divisible by 4); num_classes = 0: unconditional.
 
@@ -220,28 +214,17 @@ def published_unet(
         size: "full" (35.9 million parameters), "mid" (9.0) or "small" (1.7).
         augmentation: also take the 9 numbers of `edm_augment`.
 
+    The initial weights are those of CBDM: Xavier-uniform and zero biases; almost zero (gain 1e-5) are the second
+    convolution of every residual block, the last layer, and what attention adds.
+
     Two defects of the published program are mended. Attention was meant to start near zero like the other residual
     branches, but was initialised again, at gain 1. And narrow networks had 32 groups, too (UNet(groups=32)): with 32
     channels each group is one channel, and what step and label add to it is subtracted again.
 
     Raises CourseError for an unknown size.
     """
-    options = SIZES[choose("U-Net size", size, SIZES)]
-    model = UNet(
-        channels,
-        num_classes,
-        **options,
-        dropout=dropout,
-        augmentation=AUGMENTATION if augmentation else 0,
-    )
-    return xavier_start(model)
-
-
-def xavier_start(model: UNet) -> UNet:
-    """Draw the initial weights of CBDM into `model`: Xavier-uniform and zero biases, the ends of branches almost zero.
-
-    Almost zero (gain 1e-5) are the second convolution of every residual block, the last layer, and what attention adds.
-    """
+    options = SIZES[choose("U-Net size", size, SIZES)] | {"augmentation": 9 if augmentation else 0}
+    model = UNet(channels, num_classes, **options, dropout=dropout)
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -259,10 +242,10 @@ def xavier_start(model: UNet) -> UNet:
     return model
 
 
-def parameter_counts(model: UNet, steps: int = 1000) -> tuple[int, int]:
-    """(all, trained) parameters. The original counts its frozen table of `steps` x width time embeddings among all.
+def parameter_counts(model: UNet) -> tuple[int, int]:
+    """(all, trained) parameters. The published program counts its frozen table of 1000 x width time embeddings among all.
 
-    We compute that table where it is needed instead of storing it (`unet.sinusoid`).
+    Here that table is computed where it is needed (`sinusoid`).
     """
     trained = sum(weight.numel() for weight in model.parameters())
-    return trained + steps * model.config["width"], trained
+    return trained + 1000 * model.config["width"], trained

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lt_utils.errors import CourseError
 
@@ -122,12 +123,7 @@ def file_version(path: str | Path | None) -> tuple[int, int] | None:
 
 
 def save_training(
-    path: str | Path,
-    facts: dict,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: nn.Module | None,
-    losses: Tensor,
+    path: str | Path, facts: dict, model: nn.Module, optimizer: Optimizer, average: nn.Module | None, losses: Tensor
 ) -> None:
     """Save all that `resume_training` needs: weights, their moving average if there is one, optimiser state and losses."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()} | {"losses": losses}
@@ -141,12 +137,7 @@ def save_training(
 
 
 def resume_training(
-    path: str | Path,
-    facts: dict,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: nn.Module | None,
-    losses: Tensor,
+    path: str | Path, facts: dict, model: nn.Module, optimizer: Optimizer, average: nn.Module | None, losses: Tensor
 ) -> tuple[int, float]:
     """Load what `save_training` wrote; return the steps done and the seconds they took.
 

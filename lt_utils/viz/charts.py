@@ -37,10 +37,7 @@ def gaps_to_test(
 
 
 def method_dots(
-    axes: Axes,
-    rungs: Sequence[tuple[str, dict[str, tuple[float, float]]]],
-    lines: dict[str, float],
-    title: str = "",
+    axes: Axes, rungs: Sequence[tuple[str, dict[str, tuple[float, float]]]], lines: dict[str, float], title: str = ""
 ) -> None:
     """A dot plot of methods, from the bottom up: the mean accuracy and its standard deviation for each kind of views.
 

@@ -48,10 +48,7 @@ def pivot(rows: Iterable[dict], line: str, column: Callable[[dict], str | None],
 
 
 def paired(
-    rows: Sequence[dict],
-    baseline: str,
-    measure: str = "accuracy",
-    pair: Sequence[str] = ("data", "imbalance", "seed"),
+    rows: Sequence[dict], baseline: str, measure: str = "accuracy", pair: Sequence[str] = ("data", "imbalance", "seed")
 ) -> list[dict]:
     """How far each method lies above a baseline method, seed by seed.
 

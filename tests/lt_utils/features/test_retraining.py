@@ -1,6 +1,7 @@
 """Features and retraining: the counts rule, the sources, the scale of features, closed forms, the head's training."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from lt_utils.features.augmentation import (
     MORE_CONTROLS,
     amounts_to_labels,
     class_gaussian,
+    from_generator,
     index_thirds,
     mixed_with_head,
     ratio_amounts,
@@ -131,6 +133,15 @@ def test_resampled_features_are_real_ones_of_their_own_class_and_all_occur(blobs
     for c in range(3):
         assert (nearest_distance(features[labels == c], real[real_labels == c]) < 1e-3).all()
     assert len(features[labels == 2].unique(dim=0)) == 8
+
+
+def test_a_generator_is_a_source_that_repeats_beyond_its_limit():
+    generator = SimpleNamespace(generate=lambda labels, seed, omega: labels[:, None] + torch.tensor([0.0, seed, omega]))
+    features, labels = from_generator(generator, limit=3, omega=0.5)(torch.zeros(2, 3), None, [2, 7], seed=4)
+    assert labels.tolist() == [0, 0] + [1] * 7
+    assert torch.equal(features, labels[:, None] + torch.tensor([0.0, 4, 0.5]))
+    unlimited, _ = from_generator(generator, omega=0.5)(torch.zeros(2, 3), None, [2, 7], seed=4)
+    assert torch.equal(unlimited, features)
 
 
 @pytest.mark.parametrize("amounts", [[0, 20, 400], [500, 0, 3]])
