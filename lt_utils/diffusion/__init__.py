@@ -3,7 +3,7 @@
 schedule   how much signal and how much noise x_t holds at step t (schedules.py)
 denoiser   a network (x_t, t, y) -> output (lt_utils.models)
 objective  what that output stands for, and the loss (losses.py)
-sampler    how to walk from noise to data (samplers.py)
+sampler    how to walk from noise to data (samplers.py, solvers.py)
 
 The other modules are what is trained and drawn with them.
 """
@@ -21,6 +21,7 @@ from lt_utils.diffusion.image_diffusion import train_image_diffusion
 from lt_utils.diffusion.losses import OBJECTIVES, diffusion_loss, drop_labels, estimates, target
 from lt_utils.diffusion.samplers import Prediction, ancestral, ddim, ddim_steps, guided, sample
 from lt_utils.diffusion.schedules import Schedule, cosine_schedule, linear_schedule
+from lt_utils.diffusion.solvers import dpm_solver
 
 __all__ = [
     "MECHANISMS",
@@ -37,6 +38,7 @@ __all__ = [
     "ddim",
     "ddim_steps",
     "diffusion_loss",
+    "dpm_solver",
     "drop_labels",
     "estimates",
     "guided",
