@@ -1,18 +1,7 @@
 """Images as tensors, and what is done to them before a network sees them."""
 
-from lt_utils.data.augmentation import (
-    AUGMENTATIONS,
-    auto_view,
-    cutout,
-    random_affine,
-    random_colour,
-    random_crop_flip,
-    random_flip,
-    strong_view,
-    to_bytes,
-    to_signed,
-    unit,
-)
+from lt_utils.data.augmentation import AUGMENTATIONS, auto_view, cutout, random_affine, random_colour, random_crop_flip
+from lt_utils.data.augmentation import random_flip, strong_view, to_bytes, to_signed, unit
 from lt_utils.data.autoaugment import auto_augment
 from lt_utils.data.datasets import ImageData, data_folder, load, names
 from lt_utils.data.edm_augmentation import edm_augment

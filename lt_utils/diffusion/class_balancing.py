@@ -100,18 +100,15 @@ def class_balancing_loss(
             it is 1.
         gamma: weight of the commitment term.
         objective: what the network predicts; the class-balancing terms always compare noise.
-        label_dropout: probability that a label is dropped; a sample without a label has no class-balancing terms. (The
-            published program tosses one coin for the whole batch.)
+        label_dropout: probability that a label is dropped, of each sample, which then has no class-balancing terms.
         augmentation: the nine numbers [B, 9] of `edm_augment`, if x0 was augmented. They stay when a label is dropped.
 
     Both labels go through the network as one batch of 2B, each half with its own dropout masks.
     """
     if prior is not None and denoiser.no_label == 0:
         raise CourseError("Class-balancing needs labels: build the network with the number of classes, not 0.")
-    if prior is not None and len(prior) != denoiser.no_label:
-        raise CourseError(
-            f"The prior has {len(prior)} classes, the network {denoiser.no_label}: give one for each class."
-        )
+    if prior is not None and len(prior) != (known := denoiser.no_label):
+        raise CourseError(f"The prior has {len(prior)} classes, the network {known}: give one for each class.")
     t = torch.randint(len(schedule), (len(x0),), device=x0.device)
     eps = torch.randn_like(x0)
     a, s = schedule.scales(t, x0)  # [B, 1, ...]

@@ -58,11 +58,9 @@ class FeatureGenerator:
         """A feature for each of `labels` [N], float32 [N, D], by DDIM in `steps` steps with guidance strength omega."""
         if not len(labels):
             return self.scale.mean.new_zeros(0, len(self.scale.mean))
-        shape = (len(self.scale.mean),)
+        options = dict(steps=steps, omega=omega, seed=seed, batch_size=batch_size)
         with autocast(self.scale.mean.device, self.precision):
-            x = sample(
-                self.model, self.schedule, labels, shape, steps=steps, omega=omega, seed=seed, batch_size=batch_size
-            )
+            x = sample(self.model, self.schedule, labels, (len(self.scale.mean),), **options)
         return self.scale.inverse(x)
 
     def save(self, path: str | Path, **facts) -> None:

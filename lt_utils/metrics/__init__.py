@@ -1,21 +1,9 @@
 """Numbers: accuracy by group and calibration in percent, measures of generated images, statistics over seeds."""
 
 from lt_utils.metrics.extractors import Extractor, encoder_extractor, inception_extractor
-from lt_utils.metrics.generation import (
-    distribution_scores,
-    frechet_distance,
-    inception_score,
-    kernel_distance,
-    label_accuracy,
-    measure,
-)
+from lt_utils.metrics.generation import distribution_scores, frechet_distance, inception_score, kernel_distance
+from lt_utils.metrics.generation import label_accuracy, measure
 from lt_utils.metrics.neighbours import group_memorisation, memorisation, nearest, precision_recall
-from lt_utils.metrics.recognition import (
-    accuracy,
-    calibration_error,
-    class_accuracy,
-    group_accuracy,
-    reliability,
-    scores,
-)
+from lt_utils.metrics.recognition import accuracy, calibration_error, class_accuracy, group_accuracy, reliability
+from lt_utils.metrics.recognition import scores
 from lt_utils.metrics.statistics import format_mean, mean_error, mean_std, paired_difference, student

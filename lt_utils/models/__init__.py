@@ -5,13 +5,5 @@ from lt_utils.models.heads import CosineHead, LinearHead, WCDASHead, build_head
 from lt_utils.models.inception import Inception
 from lt_utils.models.published import load_published_ldmlr
 from lt_utils.models.resnet import Block, ResNet, channel_statistics, encode
-from lt_utils.models.unet import (
-    Condition,
-    GroupNorm,
-    ResidualBlock,
-    SelfAttention,
-    UNet,
-    parameter_counts,
-    published_unet,
-    sinusoid,
-)
+from lt_utils.models.unet import Condition, GroupNorm, ResidualBlock, SelfAttention, UNet, parameter_counts
+from lt_utils.models.unet import published_unet, sinusoid

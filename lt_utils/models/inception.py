@@ -110,15 +110,14 @@ class Inception(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        halve = nn.MaxPool2d(3, 2)
         layers = [
             ("Conv2d_1a_3x3", Conv(3, 32, 3, 2)),
             ("Conv2d_2a_3x3", Conv(32, 32, 3)),
             ("Conv2d_2b_3x3", Conv(32, 64, 3, padding=1)),
-            ("pool1", halve),
+            ("pool1", nn.MaxPool2d(3, 2)),
             ("Conv2d_3b_1x1", Conv(64, 80, 1)),
             ("Conv2d_4a_3x3", Conv(80, 192, 3)),
-            ("pool2", halve),
+            ("pool2", nn.MaxPool2d(3, 2)),
             ("Mixed_5b", _block_a(192, 32)),
             ("Mixed_5c", _block_a(256, 64)),
             ("Mixed_5d", _block_a(288, 64)),
@@ -133,7 +132,6 @@ class Inception(nn.Module):
         ]
         for name, layer in layers:
             self.add_module(name, layer)
-        self.order = [name for name, _ in layers]
         self.fc = nn.Linear(FEATURES, CLASSES)
         self.eval().requires_grad_(False)
 
@@ -141,7 +139,7 @@ class Inception(nn.Module):
         """Features [B, 2048] and probabilities [B, 1008] of images [B, 3, H, W] in 0..1, resized to 299 x 299."""
         x = F.interpolate(images, (PIXELS, PIXELS), mode="bilinear", align_corners=False)
         x = 2 * x - 1
-        for name in self.order:
-            x = self.get_submodule(name)(x)
+        for layer in list(self.children())[:-1]:  # all but the last, fc
+            x = layer(x)
         features = x.mean((2, 3))
         return features, F.linear(features, self.fc.weight).softmax(1)

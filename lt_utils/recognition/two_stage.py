@@ -71,7 +71,7 @@ def finetune_head(
         model.eval()
         return cross_entropy(model, order[step_now(seed)].to(index.device))
 
-    trained = train_to_end(
+    return train_to_end(
         model,
         loss,
         title=title or f"head, seed {seed}",
@@ -83,5 +83,4 @@ def finetune_head(
         seed=seed,
         checkpoint=checkpoint,
         recipe=f"head alone, augment {augment}, drifting_bn False, {data.key}, after {before[:12]}",
-    )
-    return trained.requires_grad_(True)
+    ).requires_grad_(True)
