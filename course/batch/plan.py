@@ -1,10 +1,4 @@
-"""What a batch is to run: the notebooks of config/*.yaml, spread over data sets, imbalance factors and seeds.
-
-Each wanted run is written down as <profile>/.batch/<notebook>/<run>.json, which says everything that decides its
-result: parameters and a hash of the notebook's code. The file is touched only when that content changes, so that
-Snakemake, which looks at times, repeats a run for a changed notebook or parameter, but not after a fresh checkout,
-for a stored output or a sentence that was reworded.
-"""
+"""The jobs of a batch: the notebooks of config/*.yaml, spread over data sets, imbalance factors and seeds."""
 
 import hashlib
 import json
@@ -15,8 +9,8 @@ from itertools import product
 from pathlib import Path
 
 from lt_utils.errors import CourseError, choose
-from lt_utils.files import REPOSITORY, is_name, read_json, read_yaml, write_json
-from lt_utils.runs.folder import IDENTITY, PLACES, root, run_name
+from lt_utils.files import REPOSITORY, is_name, read_yaml
+from lt_utils.runs.folder import IDENTITY, NOT_IDENTITY, root, run_name
 from lt_utils.runs.parameters import check, code_cells, declared, notebook_path
 
 KEYS = ("profile", "datasets", "imbalances", "seeds", "gpu", "notebooks")
@@ -25,7 +19,7 @@ ONCE = ("00_start_here", "12_scoreboard")  # they run once for all data sets, im
 # The largest seed: NumPy takes none from 2^32 and PyTorch none from 2^64, and an image of a training step on ImageNet-LT has
 # about seed * 10^7 * batch.
 MOST_SEED = 10**9
-LISTS = {  # key: the entries if it is missing, what an entry is in words, and how that is seen
+LISTS = {  # key: the entries if it is missing, what an entry is in words, and the test of an entry
     "datasets": ([], "names of data sets", lambda value: isinstance(value, str)),
     "imbalances": ([100], "numbers from 1 to 100000", lambda value: type(value) in (int, float) and 1 <= value <= 1e5),
     "seeds": (
@@ -37,24 +31,24 @@ LISTS = {  # key: the entries if it is missing, what an entry is in words, and h
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """One run of a notebook: its name (the folder below the notebook's), its parameters, the seconds it may take."""
+class Job:
+    """One run of a notebook. `run` names its folder below the notebook's; `seconds` is the configuration's guess."""
 
-    profile: str
     notebook: str
     run: str
     parameters: dict[str, object]
+    code: str
     seconds: float
 
     @property
     def folder(self) -> Path:
         """The run folder: <runs>/<profile>/<notebook>/<run>."""
-        return root() / self.profile / self.notebook / self.run
+        return root() / self.parameters["RUN"]
 
     @property
-    def paper(self) -> Path:
-        """Where it is written down what this run should be."""
-        return root() / self.profile / ".batch" / self.notebook / f"{self.run}.json"
+    def decides(self) -> dict[str, object]:
+        """Everything that decides the result: the run is repeated when this changes, and is executed from this alone."""
+        return {"notebook": self.notebook, "parameters": self.parameters, "code": self.code}
 
 
 def read_config(path: Path) -> dict:
@@ -68,8 +62,8 @@ def read_config(path: Path) -> dict:
     return config
 
 
-def plan(config: Mapping[str, object]) -> list[Wanted]:
-    """Every run that a configuration asks for, in the order of the notebooks; all are checked before any starts.
+def plan(config: Mapping[str, object]) -> list[Job]:
+    """Every job that a configuration asks for, in the order of the notebooks; all are checked before any starts.
 
     Raises CourseError for unknown keys, notebooks or parameters, wrong types, and data sets that are not there.
     """
@@ -80,9 +74,9 @@ def plan(config: Mapping[str, object]) -> list[Wanted]:
         raise CourseError(
             f"The configuration's gpu must be a whole number, 0 or more: the GPUs that a training asks for, not {gpus!r}."
         )
-    wanted = []
+    jobs = []
     for notebook, settings in config["notebooks"].items():
-        known = declared(notebook_path(notebook))
+        known, code = declared(notebook_path(notebook)), code_hash(notebook_path(notebook))
         settings = _pairs(settings, notebook)
         for key in settings:
             choose(f"key of {notebook} in the configuration", key, NOTEBOOK_KEYS)
@@ -98,9 +92,9 @@ def plan(config: Mapping[str, object]) -> list[Wanted]:
             check(parameters, known, notebook)
             parameters["RUN"] = f"{config['profile']}/{notebook}/{name}"
             check({"RUN": parameters["RUN"]}, known, notebook)
-            wanted.append(Wanted(config["profile"], notebook, name, parameters, float(seconds)))
-    _check_data({run.parameters["DATASET"] for run in wanted if "DATASET" in run.parameters})
-    return wanted
+            jobs.append(Job(notebook, name, parameters, code, float(seconds)))
+    _check_data({job.parameters["DATASET"] for job in jobs if "DATASET" in job.parameters})
+    return jobs
 
 
 def _pairs(value: object, where: str) -> dict:
@@ -115,7 +109,7 @@ def _spread(config: Mapping, notebook: str, settings: Mapping) -> list[tuple[str
     fixed = _pairs(settings.get("parameters"), f"parameters of {notebook}")
     special = _pairs(settings.get("by_dataset"), f"by_dataset of {notebook}")
     special = {one: _pairs(values, f"by_dataset of {notebook}, {one},") for one, values in special.items()}
-    for name in PLACES if notebook in ONCE else (*PLACES, *IDENTITY):
+    for name in NOT_IDENTITY if notebook in ONCE else (*NOT_IDENTITY, *IDENTITY):
         if any(name in given for given in (fixed, *special.values())):
             raise CourseError(
                 f"{notebook}: {name} cannot be set under parameters or by_dataset: the batch sets RUN, and the lists "
@@ -168,16 +162,3 @@ def _check_data(names: set[str]) -> None:
 def code_hash(path: Path) -> str:
     """Hash of a notebook's code cells: prose, outputs and metadata do not change a result."""
     return hashlib.sha256(json.dumps([cell["source"] for cell in code_cells(path)]).encode()).hexdigest()[:16]
-
-
-def write_down(wanted: list[Wanted]) -> None:
-    """Write each run's paper, unless it says the same already."""
-    for run in wanted:
-        content = {
-            "notebook": run.notebook,
-            "folder": f"{run.profile}/{run.notebook}/{run.run}",
-            "parameters": run.parameters,
-            "code": code_hash(notebook_path(run.notebook)),
-        }
-        if read_json(run.paper) != json.loads(json.dumps(content)):
-            write_json(run.paper, content)

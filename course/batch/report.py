@@ -2,13 +2,13 @@
 
 import html
 import json
-import math
 import re
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
 from course.batch.execute import is_finished
-from course.batch.plan import Wanted
+from course.batch.plan import Job
 from lt_utils.files import read_json, write_whole
 from lt_utils.progress import duration
 from lt_utils.runs.parameters import notebook_path
@@ -27,18 +27,18 @@ div.wide { overflow-x: auto; }
 AGAIN = "make room and give the same command again"
 
 
-def build(folder: Path, wanted: list[Wanted]) -> Path:
+def build(folder: Path, jobs: list[Job]) -> Path:
     """Convert what was executed to HTML, write <folder>/index.html anew and return its path. CourseError: no room."""
-    finished = {one.folder: read_json(one.folder / "batch.json") for one in wanted if is_finished(one.folder)}
+    finished = {job.folder: read_json(job.folder / "batch.json") for job in jobs if is_finished(job.folder)}
     for run in finished:
         _convert(run / "notebook.ipynb")
     abouts = list(finished.values())
     parts = [
         f"<h1>Long-tailed recognition and diffusion: the {html.escape(folder.name)} run</h1>",
-        f"<p>{len(abouts)} of {len(wanted)} notebook runs finished"
+        f"<p>{len(abouts)} of {len(jobs)} notebook runs finished"
         f"{', ' + duration(sum(about['seconds'] for about in abouts)) + ' of work' if abouts else ''}.</p>",
-        _notebook_table(folder, wanted, finished),
-        *_measured(wanted),
+        _notebook_table(folder, jobs, finished),
+        *_measured(jobs),
         _made_with(abouts),
     ]
     page = folder / "index.html"
@@ -70,30 +70,30 @@ def title_of(notebook: Path) -> str:
     return notebook.stem
 
 
-def _notebook_table(folder: Path, wanted: list[Wanted], finished: Mapping[Path, Mapping]) -> str:
-    """One line for each wanted run; `finished` holds the batch.json of those that are."""
+def _notebook_table(folder: Path, jobs: list[Job], finished: Mapping[Path, Mapping]) -> str:
+    """One line for each planned run; `finished` holds the batch.json of those that are."""
     rows = []
-    for one in wanted:
-        about, there = finished.get(one.folder), one.folder.relative_to(folder).as_posix()
-        title = html.escape(title_of(notebook_path(one.notebook)))
-        run = "" if one.run == "all" else html.escape(one.run)
-        log = f'<a href="{there}/log.txt">log</a>' if (one.folder / "log.txt").exists() else ""
+    for job in jobs:
+        about, there = finished.get(job.folder), job.folder.relative_to(folder).as_posix()
+        title = html.escape(title_of(notebook_path(job.notebook)))
+        run = "" if job.run == "all" else html.escape(job.run)
+        log = f'<a href="{there}/log.txt">log</a>' if (job.folder / "log.txt").exists() else ""
         if about:
             title = f'<a href="{there}/notebook.html">{title}</a>'
             state = duration(about["seconds"])
-        elif (one.folder / "failed.ipynb").exists():
+        elif (job.folder / "failed.ipynb").exists():
             state = f'<span class="bad">failed</span>: <a href="{there}/failed.ipynb">so far</a>'
         else:
             state = '<span class="soft">not finished</span>'
-        rows.append([one.notebook[:2], title, run, state, log])
+        rows.append([job.notebook[:2], title, run, state, log])
     return _table(["", "Notebook", "Run", "Time", ""], rows)
 
 
-def _measured(wanted: list[Wanted]) -> list[str]:
+def _measured(jobs: list[Job]) -> list[str]:
     """One table for each notebook with rows in its records: means and standard deviations over the seeds."""
     parts = []
-    for notebook in dict.fromkeys(one.notebook for one in wanted):
-        records = [read_json(one.folder / "record.json") for one in wanted if one.notebook == notebook]
+    for notebook in dict.fromkeys(job.notebook for job in jobs):
+        records = [read_json(job.folder / "record.json") for job in jobs if job.notebook == notebook]
         rows = [row for record in records if record for row in record.get("rows", [])]
         if rows and notebook != "12_scoreboard":  # the scoreboard gathers the others' rows; they are here already
             title = html.escape(title_of(notebook_path(notebook)))
@@ -126,12 +126,12 @@ def _is_number(value: object) -> bool:
 def _spread(values: list[float]) -> str:
     if not values:
         return ""
-    mean = sum(values) / len(values)
+    mean = statistics.fmean(values)
     digits = 0 if all(float(value).is_integer() for value in values) else 1 if abs(mean) >= 1 else 3
     if len(values) == 1:
         return f"{mean:,.{digits}f}"
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    return f"{mean:,.{max(digits, 1)}f} ± {spread:.{max(digits, 1)}f}"
+    digits = max(digits, 1)
+    return f"{mean:,.{digits}f} ± {statistics.stdev(values):.{digits}f}"
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
@@ -140,9 +140,8 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     marks = [' class="n"' if right else "" for right in numeric]
 
     def line(cells: list[str], tag: str) -> str:
-        return (
-            "<tr>" + "".join(f"<{tag}{mark}>{cell}</{tag}>" for mark, cell in zip(marks, cells, strict=True)) + "</tr>"
-        )
+        filled = [f"<{tag}{mark}>{cell}</{tag}>" for mark, cell in zip(marks, cells, strict=True)]
+        return f"<tr>{''.join(filled)}</tr>"
 
     body = "\n".join(line(row, "td") for row in rows)
     return f'<div class="wide"><table>\n{line(header, "th")}\n{body}\n</table></div>'
