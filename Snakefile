@@ -1,8 +1,7 @@
-# The course as a graph of notebook runs. `make run` and `make full` start it through `python -m course run`, which writes
-# the plan that is read here and shows the progress. On its own, afterwards:
-# snakemake --directory runs/quick --configfile runs/quick/.batch/plan.json --rerun-triggers mtime params --cores 1 ...
+# The course as a graph of notebook runs. `python -m course run` writes the plan that is read here, starts this and shows the
+# progress. On its own, afterwards: snakemake --directory runs/quick --configfile runs/quick/.batch/plan.json --cores 1 ...
 #
-# A run is repeated when its `job` changed (its parameters or the notebook's code) or when a run that it builds on was repeated.
+# A run is repeated when its `job` changed (its parameters, the notebook's code) or when a run that it builds on was repeated.
 
 import json
 import os
@@ -10,7 +9,7 @@ import re
 import shlex
 import sys
 
-# Each notebook, and those whose runs it builds on. The order decides where there is a choice: it is that of the course, but
+# Each notebook and those whose runs it builds on. Where there is a choice this order decides: it is that of the course, but
 # 08 comes before 07, which is shorter: at the end of a batch no core should wait for a long run.
 BUILDS_ON = {
     "00_start_here": [],
@@ -34,27 +33,17 @@ def upstream(notebook, run):
 
 
 rule all:
-    input:
-        [f"{notebook}/{run}/.done" for notebook, runs in PLAN.items() for run in runs],
+    input: [f"{notebook}/{run}/.done" for notebook, runs in PLAN.items() for run in runs]
 
 
 for notebook, runs in PLAN.items():
-
     rule:
-        name:
-            notebook[3:]
-        input:
-            lambda wildcards, notebook=notebook: upstream(notebook, wildcards.run),
-        output:
-            f"{notebook}/{{run}}/.done",
-        wildcard_constraints:
-            run="|".join(map(re.escape, runs)),
-        params:
-            job=lambda wildcards, runs=runs: json.dumps(runs[wildcards.run], sort_keys=True),
-        resources:
-            gpu=0 if notebook in TRAINS_NOTHING else config["gpu"],
-        # Snakemake sets OMP_NUM_THREADS for every job, to 1 if its rule names no threads: the batch says each job's share.
-        threads: int(os.environ.get("LT_JOB_THREADS", 1))
+        name: notebook[3:]
+        input: lambda wildcards, notebook=notebook: upstream(notebook, wildcards.run)
+        output: f"{notebook}/{{run}}/.done"
+        wildcard_constraints: run="|".join(map(re.escape, runs))
+        params: job=lambda wildcards, runs=runs: json.dumps(runs[wildcards.run], sort_keys=True)
+        resources: gpu=0 if notebook in TRAINS_NOTHING else config["gpu"]
+        threads: int(os.environ.get("LT_JOB_THREADS", 1))  # becomes OMP_NUM_THREADS of the job
         priority: -list({**BUILDS_ON, notebook: []}).index(notebook)
-        shell:
-            f"LT_NEEDS_GPU={{resources.gpu}} {shlex.quote(sys.executable)} -m course.batch.execute {{params.job:q}} {{input}}"
+        shell: f"LT_NEEDS_GPU={{resources.gpu}} {shlex.quote(sys.executable)} -m course.batch.execute {{params.job:q}} {{input}}"

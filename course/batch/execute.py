@@ -55,15 +55,8 @@ def run_one(job: dict, upstream: list[Path]) -> int:
     if error is not None:
         log_event(job, "fail", seconds=seconds, error=error)
         return 1
-    finished = datetime.now(UTC).isoformat(timespec="seconds")
-    about = {
-        "fingerprint": fingerprint,
-        "code": job["code"],
-        "seconds": seconds,
-        **surroundings(),
-        "finished": finished,
-    }
-    write_json(folder / "batch.json", about)
+    about = {"fingerprint": fingerprint, "code": job["code"], "seconds": seconds, **surroundings()}
+    write_json(folder / "batch.json", about | {"finished": datetime.now(UTC).isoformat(timespec="seconds")})
     mark_done(folder)
     log_event(job, "finish", seconds=seconds)
     return 0
@@ -105,61 +98,37 @@ def _execute(job: dict, folder: Path) -> str | None:
     part = folder / "notebook.part.ipynb"
     os.environ |= {**folders(), "JUPYTER_PREFER_ENV_PATH": "1"}  # the kernel starts in the folder of notebooks
     _take_gpu()
-    with _log_to(folder / "log.txt") as log:
-        import papermill
-        from papermill.exceptions import PapermillExecutionError
+    with open(folder / "log.txt", "ab") as file:
+        for descriptor in (1, 2):  # all that this process and its kernel print from here on
+            os.dup2(file.fileno(), descriptor)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    log = logging.getLogger("papermill")
 
-        try:
-            papermill.execute_notebook(
-                str(notebook),
-                str(part),
-                parameters=parameters,
-                kernel_name="python3",
-                cwd=str(notebooks_folder()),
-                progress_bar=False,
-                log_output=True,
-            )
-        except KeyboardInterrupt:
-            return "stopped"
-        except PapermillExecutionError as error:
-            log.error("%s", error)
-            failure = f"{error.ename}: {error.evalue}"
-        except Exception as error:  # the kernel died, the disk is full ...: one line, the rest is in the log
-            log.exception("The run failed outside of the notebook's own code.")
-            died = type(error).__name__ == "DeadKernelError"
-            failure = "the kernel was killed (for lack of memory?)" if died else f"{type(error).__name__}: {error}"
-        else:
-            _remove_paths(part)
-            part.replace(folder / "notebook.ipynb")
-            return None
+    import nbformat  # here, because these imports take longer than a run that is kept
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    try:
+        how = dict(kernel_name="python3", cwd=str(notebooks_folder()), progress_bar=False, log_output=True)
+        executed = papermill.execute_notebook(str(notebook), str(part), parameters, **how)
+    except KeyboardInterrupt:
+        return "stopped"
+    except PapermillExecutionError as error:
+        log.error("%s", error)
+        failure = f"{error.ename}: {error.evalue}"
+    except Exception as error:  # the kernel died, the disk is full ...: one line, the rest is in the log
+        log.exception("The run failed outside of the notebook's own code.")
+        died = type(error).__name__ == "DeadKernelError"
+        failure = "the kernel was killed (for lack of memory?)" if died else f"{type(error).__name__}: {error}"
+    else:
+        for key in ("input_path", "output_path"):  # no machine paths in what may be published
+            executed.metadata.papermill.pop(key, None)
+        nbformat.write(executed, part)
+        part.replace(folder / "notebook.ipynb")
+        return None
     if part.exists():
         part.replace(folder / "failed.ipynb")
     return failure.strip().splitlines()[0]
-
-
-def _remove_paths(path: Path) -> None:
-    """Take the machine's paths out of an executed notebook's metadata."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    for key in ("input_path", "output_path"):
-        content["metadata"].get("papermill", {}).pop(key, None)
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _log_to(path: Path):
-    """Write everything that this process and its kernel print to a file; yields the logger of papermill."""
-    sys.stdout.flush()
-    before = os.dup(1), os.dup(2)
-    with open(path, "ab", buffering=0) as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
-        try:
-            yield logging.getLogger("papermill")
-        finally:
-            sys.stdout.flush()
-            os.dup2(before[0], 1)
-            os.dup2(before[1], 2)
 
 
 def _take_gpu() -> None:

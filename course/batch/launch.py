@@ -6,7 +6,6 @@ things are, and writes the report. Started again after a stop, even a kill -9, i
 
 import argparse
 import contextlib
-import itertools
 import os
 import re
 import signal
@@ -25,23 +24,15 @@ from lt_utils.progress import duration
 from lt_utils.runs.folder import folders, move_aside, root
 from lt_utils.runs.provenance import package_hash
 
-
-class Stopped(Exception):
-    """Ctrl-C, a signal, or the end of the make that started this."""
+# How to speak of the command that goes on from here: with --again it would begin anew.
+SAME_COMMAND = {False: "the same command", True: "the same command without --again (make: without AGAIN=1)"}
 
 
 def run(config_path: Path, jobs: int = 1, again: bool = False, options: list[str] | None = None) -> int:
     """Run what the configuration asks for and is not finished yet; returns the exit status (0 when all is finished).
 
-    Args:
-        config_path: a file such as config/quick.yaml.
-        jobs: how many notebooks run at a time.
-        again: move finished runs aside and run all of them once more.
-        options: further options of Snakemake, such as ["--profile", "profiles/slurm"].
-
-    Raises:
-        CourseError: anything in the configuration that does not fit, another batch in the same folder, or no room for
-            the report.
+    `jobs` notebooks run at a time; `again` moves finished runs aside first; `options` are Snakemake's. Raises CourseError
+    for a configuration that does not fit, another batch in the same folder, and no room for the report.
     """
     begin = time.monotonic()
     config = read_config(config_path)
@@ -51,9 +42,8 @@ def run(config_path: Path, jobs: int = 1, again: bool = False, options: list[str
         (folder / ".batch").mkdir(parents=True, exist_ok=True)
         lock(folder / ".batch", "lock", patience=3)
     except OSError as error:
-        raise CourseError(
-            f"{folder} cannot be written ({error.strerror}); set LT_RUNS to a folder of your own."
-        ) from error
+        why = f"{folder} cannot be written ({error.strerror}); set LT_RUNS to a folder of your own."
+        raise CourseError(why) from error
     # Without Snakemake's memory of parameters each finished run is looked at again: execute.py keeps what is right.
     forgotten = not (folder / ".snakemake").exists()
     for job in planned:
@@ -64,14 +54,14 @@ def run(config_path: Path, jobs: int = 1, again: bool = False, options: list[str
     command, environment = _snakemake(planned, config.get("gpu", 0), folder, jobs, options or [])
     todo = _to_do(command, environment, planned)
     if not todo:
-        page = report.build(folder, planned)
-        print(_older(planned) + f"Nothing to do: all {len(planned)} runs are finished. Report: {os.path.relpath(page)}")
+        page = os.path.relpath(report.build(folder, planned))
+        print(f"{_older(planned)}Nothing to do: all {len(planned)} runs are finished. Report: {page}")
         return 0
     monitor = ProgressMonitor(folder, todo, jobs)
     print(monitor.opening(len(planned)), flush=True)
     status = _watch(command, environment, monitor)
     # Before the report: a full disk may prevent that.
-    print(_older(planned) + monitor.closing(len(planned), _same_command(again)), flush=True)
+    print(_older(planned) + monitor.closing(len(planned), SAME_COMMAND[again]), flush=True)
     if status and not monitor.failed:
         print(f"Snakemake ended with status {status}: see {os.path.relpath(folder / '.batch' / 'snakemake.log')}.")
     page = report.build(folder, planned)
@@ -79,19 +69,12 @@ def run(config_path: Path, jobs: int = 1, again: bool = False, options: list[str
     return 1 if status or monitor.failed else 0
 
 
-def _same_command(again: bool) -> str:
-    """How to speak of the command that goes on from here: with --again it would begin anew."""
-    return "the same command without --again (make: without AGAIN=1)" if again else "the same command"
-
-
 def _older(planned: list[Job]) -> str:
     """A line about runs made with another state of the package: that alone repeats nothing, for it may cost days."""
-    current = package_hash()
     abouts = [about for job in planned if (about := read_json(job.folder / "batch.json"))]
-    number = sum(about.get("package") != current for about in abouts)
-    return (
-        f"Note: lt_utils has changed since {number} of these runs; AGAIN=1 (--again) runs all anew.\n" if number else ""
-    )
+    number = [about.get("package") == package_hash() for about in abouts].count(False)
+    note = f"Note: lt_utils has changed since {number} of these runs; AGAIN=1 (--again) runs all anew.\n"
+    return note if number else ""
 
 
 def _snakemake(planned: list[Job], gpu: int, folder: Path, jobs: int, options: list[str]) -> tuple[list[str], dict]:
@@ -120,9 +103,7 @@ def _snakemake(planned: list[Job], gpu: int, folder: Path, jobs: int, options: l
 
 def _threads(jobs: int) -> int:
     """The threads of one notebook: what OMP_NUM_THREADS says, else an equal share of the cores. CourseError for no number."""
-    wish = os.environ.get("OMP_NUM_THREADS", "")
-    if not wish:
-        return max(1, (os.cpu_count() or 1) // jobs)
+    wish = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // jobs))
     if not wish.isdecimal() or int(wish) < 1:
         raise CourseError(
             f"OMP_NUM_THREADS, the threads of one notebook, must be a whole number above 0, not {wish!r}."
@@ -153,51 +134,43 @@ def _to_do(command: list[str], environment: dict, planned: list[Job]) -> list[Jo
 
 def error_summary(text: str) -> str:
     """What Snakemake says is wrong: the lines between `SomeError in file ..., line ...:` and the traceback; else the last."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    for number, line in enumerate(lines):
-        if re.match(r"\w+ in .*line \d+:$", line.strip()):
-            said = itertools.takewhile(lambda after: not after.startswith('  File "'), lines[number + 1 :])
-            return " ".join(words.strip() for words in said) or line.strip()
-    return lines[-1].strip() if lines else "it said nothing"
+    found = re.search(r'^\w+ in .*line \d+:\n(.+?)(\n  File "|\Z)', text, re.M | re.S)
+    said = found[1] if found else (text.strip() or "it said nothing").splitlines()[-1]
+    return " ".join(said.split())
 
 
 def _watch(command: list[str], environment: dict, monitor: ProgressMonitor) -> int:
-    """Start Snakemake, print what happens until it ends and return its status. Raises Stopped (all is ended then)."""
-    parent = os.getppid() if "MAKELEVEL" in os.environ else None
+    """Start Snakemake, print what happens until it ends and return its status.
 
-    def stop(number: int, frame: object) -> None:
-        raise Stopped
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    KeyboardInterrupt by Ctrl-C, a signal, or the end of the make that started this: then all is ended before.
+    """
+    parent = os.getppid()
+    before = {one: signal.signal(one, signal.default_int_handler) for one in (signal.SIGINT, signal.SIGTERM)}
     with open(monitor.folder / ".batch" / "snakemake.log", "w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.PIPE,  # ends with this process: see execute.end_with_batch
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the others in order
-        )
-        try:
-            while process.poll() is None:
-                time.sleep(0.3)
-                monitor.update()
-                if parent is not None and os.getppid() != parent:
-                    raise Stopped
+        # A session of its own: Ctrl-C reaches this process alone, which then ends the others in order. The pipe ends with
+        # this process, and the jobs with the pipe: see execute.end_with_batch.
+        streams = dict(stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, env=environment, start_new_session=True, **streams)
+    try:
+        while process.poll() is None:
+            time.sleep(0.3)
             monitor.update()
-        except BaseException:
-            for number in before:
-                signal.signal(number, signal.SIG_IGN)
-            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                os.killpg(process.pid, signal.SIGINT)
-                process.wait(5)  # kernels follow their jobs within a second
-            raise
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # nothing may outlive Snakemake, even if that was killed
-            process.communicate()
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            if "MAKELEVEL" in os.environ and os.getppid() != parent:
+                raise KeyboardInterrupt
+        monitor.update()
+    except BaseException:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait(5)  # kernels follow their jobs within a second
+        raise
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # nothing may outlive Snakemake, even if that was killed
+        process.communicate()
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return process.returncode
 
 
@@ -219,8 +192,8 @@ def main(arguments: list[str] | None = None) -> int:
     except CourseError as error:
         print(error, file=sys.stderr)
         return 2
-    except (Stopped, KeyboardInterrupt):
-        print(f"\nStopped. What is finished stays; {_same_command(chosen.again)} goes on from here.", flush=True)
+    except KeyboardInterrupt:
+        print(f"\nStopped. What is finished stays; {SAME_COMMAND[chosen.again]} goes on from here.", flush=True)
         return 130
     except BrokenPipeError:  # who reads this has left, as in: make run | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from course.batch.plan import Job
@@ -49,8 +50,8 @@ class ProgressMonitor:
     def update(self) -> None:
         """Print what happened since the last call; from time to time also what is running."""
         lines = self.events.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last newline is incomplete
-        new, self.read = map(json.loads, lines[self.read :]), len(lines)
-        texts = [self._take(event) for event in new if event["run"] in self.todo]
+        texts = [self._take(json.loads(line)) for line in lines[self.read :]]
+        self.read = len(lines)
         pause = min(max(EVERY, (time.time() - self.begin) / 40), 600)
         if not texts and time.time() - self.printed >= pause:
             texts = [f"{self._name(run)}{self._progress(run)}" for run in self.running[:4]]
@@ -105,20 +106,12 @@ class ProgressMonitor:
 
     def _progress(self, run: str) -> str:
         """How far a run is: from its training loop if one is under way, else by the time it may take."""
-        line = _last_json(self.todo[run].folder / "progress.jsonl")
-        fresh = line and line["time"] > max(self.started[run], time.time() - 15)
-        if fresh and line["total"] and line["seconds_left"]:
-            return f" · {line['label']}: {line['done'] / line['total']:.0%} · {duration(line['seconds_left'])} left"
+        with suppress(OSError, ValueError, IndexError):  # no such file, or its last line is half-written
+            line = json.loads((self.todo[run].folder / "progress.jsonl").read_bytes().splitlines()[-1])
+            if line["time"] > max(self.started[run], time.time() - 15) and line["total"] and line["seconds_left"]:
+                return f" · {line['label']}: {line['done'] / line['total']:.0%} · {duration(line['seconds_left'])} left"
         return f" · {duration(time.time() - self.started[run])} of about {duration(self.expected(self.todo[run]))}"
 
 
 def _count(runs: int) -> str:
     return f"{runs} notebook run" + ("" if runs == 1 else "s")
-
-
-def _last_json(path: Path) -> dict | None:
-    """The last complete line of a JSON-lines file, or None."""
-    try:
-        return json.loads(path.read_bytes().splitlines()[-1])
-    except (OSError, ValueError, IndexError):
-        return None

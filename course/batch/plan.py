@@ -22,11 +22,7 @@ MOST_SEED = 10**9
 LISTS = {  # key: the entries if it is missing, what an entry is in words, and the test of an entry
     "datasets": ([], "names of data sets", lambda value: isinstance(value, str)),
     "imbalances": ([100], "numbers from 1 to 100000", lambda value: type(value) in (int, float) and 1 <= value <= 1e5),
-    "seeds": (
-        [0],
-        f"whole numbers from 0 to {MOST_SEED}",
-        lambda value: type(value) is int and 0 <= value <= MOST_SEED,
-    ),
+    "seeds": ([0], f"whole numbers from 0 to {MOST_SEED}", lambda seed: type(seed) is int and 0 <= seed <= MOST_SEED),
 }
 
 

@@ -490,7 +490,7 @@ def test_a_full_disk_leaves_no_half_page(course, monkeypatch):
 def test_what_goes_on_after_again_is_the_command_without_it(stopped, course, monkeypatch, capsys):
     def watch(*_) -> int:
         if stopped:
-            raise launch.Stopped
+            raise KeyboardInterrupt
         return 1
 
     monkeypatch.setattr(launch, "_to_do", lambda command, environment, wanted: wanted)
