@@ -71,8 +71,9 @@ def run(config_path: Path, jobs: int = 1, again: bool = False, options: list[str
 
 def _older(planned: list[Job]) -> str:
     """A line about runs made with another state of the package: that alone repeats nothing, for it may cost days."""
+    current = package_hash()
     abouts = [about for job in planned if (about := read_json(job.folder / "batch.json"))]
-    number = [about.get("package") == package_hash() for about in abouts].count(False)
+    number = sum(about.get("package") != current for about in abouts)
     note = f"Note: lt_utils has changed since {number} of these runs; AGAIN=1 (--again) runs all anew.\n"
     return note if number else ""
 
@@ -105,9 +106,8 @@ def _threads(jobs: int) -> int:
     """The threads of one notebook: what OMP_NUM_THREADS says, else an equal share of the cores. CourseError for no number."""
     wish = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // jobs))
     if not wish.isdecimal() or int(wish) < 1:
-        raise CourseError(
-            f"OMP_NUM_THREADS, the threads of one notebook, must be a whole number above 0, not {wish!r}."
-        )
+        what = "OMP_NUM_THREADS, the threads of one notebook,"
+        raise CourseError(f"{what} must be a whole number above 0, not {wish!r}.")
     return int(wish)
 
 

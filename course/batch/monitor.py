@@ -50,8 +50,8 @@ class ProgressMonitor:
     def update(self) -> None:
         """Print what happened since the last call; from time to time also what is running."""
         lines = self.events.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last newline is incomplete
-        texts = [self._take(json.loads(line)) for line in lines[self.read :]]
-        self.read = len(lines)
+        events, self.read = map(json.loads, lines[self.read :]), len(lines)
+        texts = [self._take(event) for event in events if event["run"] in self.todo]
         pause = min(max(EVERY, (time.time() - self.begin) / 40), 600)
         if not texts and time.time() - self.printed >= pause:
             texts = [f"{self._name(run)}{self._progress(run)}" for run in self.running[:4]]
@@ -79,10 +79,8 @@ class ProgressMonitor:
             return f"{self._name(run)} · about {duration(self.expected(job))}"
         if event["event"] == "fail":
             self.failed[run] = event["error"]
-            return (
-                f"{self._name(run)} FAILED after {duration(event['seconds'])}: {event['error']}\n"
-                f"      how far it came and what it said: failed.ipynb and log.txt in {os.path.relpath(job.folder)}"
-            )
+            seen = f"how far it came and what it said: failed.ipynb and log.txt in {os.path.relpath(job.folder)}"
+            return f"{self._name(run)} FAILED after {duration(event['seconds'])}: {event['error']}\n      {seen}"
         self.finished.add(run)
         if event["event"] == "kept":
             return f"{self._name(run)} was finished already"
@@ -105,12 +103,15 @@ class ProgressMonitor:
         return f" · about {duration(seconds / self.jobs)} for the remaining {len(left)}" if left else ""
 
     def _progress(self, run: str) -> str:
-        """How far a run is: from its training loop if one is under way, else by the time it may take."""
+        """How far a run is: from its training loop if one is under way, else from the cells that are done."""
         with suppress(OSError, ValueError, IndexError):  # no such file, or its last line is half-written
             line = json.loads((self.todo[run].folder / "progress.jsonl").read_bytes().splitlines()[-1])
             if line["time"] > max(self.started[run], time.time() - 15) and line["total"] and line["seconds_left"]:
                 return f" · {line['label']}: {line['done'] / line['total']:.0%} · {duration(line['seconds_left'])} left"
-        return f" · {duration(time.time() - self.started[run])} of about {duration(self.expected(self.todo[run]))}"
+        cells = (read_json(self.todo[run].folder / "notebook.part.ipynb") or {}).get("cells", [])
+        states = [cell["metadata"].get("papermill", {}).get("status") for cell in cells]
+        done = f" · cell {states.count('completed')} of {len(states)}" if states else ""
+        return f"{done} · {duration(time.time() - self.started[run])} so far"
 
 
 def _count(runs: int) -> str:

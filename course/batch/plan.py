@@ -52,9 +52,8 @@ def read_config(path: Path) -> dict:
     config = read_yaml(path)
     parts = (config.get("profile"), config.get("notebooks")) if isinstance(config, dict) else (None, None)
     if not is_name(parts[0]) or not isinstance(parts[1], dict) or not parts[1]:
-        raise CourseError(
-            f"{path} must have the keys profile (a name of letters, digits and . _ -) and notebooks (what each runs with)."
-        )
+        keys = "profile (a name of letters, digits and . _ -) and notebooks (what each runs with)"
+        raise CourseError(f"{path} must have the keys {keys}.")
     return config
 
 
@@ -67,9 +66,8 @@ def plan(config: Mapping[str, object]) -> list[Job]:
         choose("key of the configuration", key, KEYS)
     gpus = config.get("gpu", 0)
     if type(gpus) is not int or gpus < 0:
-        raise CourseError(
-            f"The configuration's gpu must be a whole number, 0 or more: the GPUs that a training asks for, not {gpus!r}."
-        )
+        what = "a whole number, 0 or more: the GPUs that a training asks for"
+        raise CourseError(f"The configuration's gpu must be {what}, not {gpus!r}.")
     jobs = []
     for notebook, settings in config["notebooks"].items():
         known, code = declared(notebook_path(notebook)), code_hash(notebook_path(notebook))
@@ -81,9 +79,8 @@ def plan(config: Mapping[str, object]) -> list[Job]:
             raise CourseError(f"{notebook} {how}; {' and '.join(ONCE)} run once.")
         seconds = settings.get("seconds", 60)
         if type(seconds) not in (int, float) or not 0 < seconds < float("inf"):
-            raise CourseError(
-                f"{notebook}: seconds must be a number above 0, a guess how long a run takes, not {seconds!r}."
-            )
+            what = "a number above 0, a guess how long a run takes"
+            raise CourseError(f"{notebook}: seconds must be {what}, not {seconds!r}.")
         for name, parameters in _spread(config, notebook, settings):
             check(parameters, known, notebook)
             parameters["RUN"] = f"{config['profile']}/{notebook}/{name}"
@@ -107,10 +104,8 @@ def _spread(config: Mapping, notebook: str, settings: Mapping) -> list[tuple[str
     special = {one: _pairs(values, f"by_dataset of {notebook}, {one},") for one, values in special.items()}
     for name in NOT_IDENTITY if notebook in ONCE else (*NOT_IDENTITY, *IDENTITY):
         if any(name in given for given in (fixed, *special.values())):
-            raise CourseError(
-                f"{notebook}: {name} cannot be set under parameters or by_dataset: the batch sets RUN, and the lists "
-                "datasets, imbalances and seeds set the others."
-            )
+            how = "the batch sets RUN, and the lists datasets, imbalances and seeds set the others"
+            raise CourseError(f"{notebook}: {name} cannot be set under parameters or by_dataset: {how}.")
     if notebook in ONCE:
         return [("all", fixed)]
     lists = {}
@@ -123,11 +118,8 @@ def _spread(config: Mapping, notebook: str, settings: Mapping) -> list[tuple[str
         check_once(lists[key], f"The configuration's {key}")
     for dataset in special:
         choose(f"data set under by_dataset of {notebook}", dataset, lists["datasets"])
-    spread = []
-    for dataset, imbalance, seed in product(*lists.values()):
-        place = {"DATASET": dataset, "IMBALANCE": imbalance, "SEED": seed}
-        spread.append((run_name(place), place | fixed | special.get(dataset, {})))
-    return spread
+    places = [dict(zip(IDENTITY, values, strict=True)) for values in product(*lists.values())]
+    return [(run_name(place), place | fixed | special.get(place["DATASET"], {})) for place in places]
 
 
 def check_once(entries: list, what: str) -> None:
@@ -139,18 +131,17 @@ def check_once(entries: list, what: str) -> None:
 
 def _check_data(names: set[str]) -> None:
     """CourseError if a data set has not been prepared yet; the bundled ones need no import of torch to be found."""
-    missing = [
-        name for name in sorted(names) if not (REPOSITORY / "lt_utils" / "data" / "bundled" / f"{name}.npz").exists()
-    ]
-    if missing:
-        from lt_utils.data import datasets
+    bundled = REPOSITORY / "lt_utils" / "data" / "bundled"
+    missing = [name for name in sorted(names) if not (bundled / f"{name}.npz").exists()]
+    if not missing:
+        return
+    from lt_utils.data import datasets
 
-        there = datasets.names()
-        for name in missing:  # a misspelt name is told with the known ones; one that can be fetched, with the command
-            choose("data set", name, [*there, *(one for one in datasets.FETCHABLE if one not in there)])
-        missing = [name for name in missing if name not in there]
-    if missing:
-        folder = Path(os.path.relpath(datasets.data_folder()))
+    there = datasets.names()
+    for name in missing:  # the message for a misspelt name lists the known ones; for one to fetch it has the command
+        choose("data set", name, [*there, *(one for one in datasets.FETCHABLE if one not in there)])
+    if missing := [name for name in missing if name not in there]:
+        folder = os.path.relpath(datasets.data_folder())
         commands = " and ".join(f"python -m data_prep {name}" for name in missing)
         raise CourseError(f"Not prepared yet: {', '.join(missing)} (looked in {folder}); run {commands} first.")
 

@@ -564,9 +564,13 @@ def test_what_is_said_while_it_runs(course, monkeypatch, capsys):
     clock[0] = 1013
     board.update()
     assert capsys.readouterr().out == ""  # not more often than every ten seconds
+    cells = [
+        {"metadata": {"papermill": {"status": state}}} for state in ("completed", "completed", "running", "pending")
+    ]
+    (one.folder / "notebook.part.ipynb").write_text(json.dumps({"cells": cells}))
     clock[0] = 1041
     board.update()
-    assert capsys.readouterr().out == "[1/2] 03_encoders · 40 s of about 60 s\n"
+    assert capsys.readouterr().out == "[1/2] 03_encoders · cell 2 of 4 · 40 s so far\n"
     finish = happens("finish", 1121, seconds=120.0)
     assert finish == [
         "[1/2] 03_encoders finished in 2 min · about 60 s for the remaining 1"
