@@ -1,177 +1,49 @@
-# The course as a graph of notebook runs. `make run` and `make full` start it through `python -m course run`, which
-# shows the progress; on its own: snakemake --directory runs/quick --configfile config/quick.yaml --cores 1 ...
+# The course as a graph of notebook runs. `python -m course run` writes the plan that is read here, starts this and shows the
+# progress. On its own, afterwards: snakemake --directory runs/quick --configfile runs/quick/.batch/plan.json --cores 1 ...
 #
-#     00   01   03 ──► 07 ──► 12        03, 05 and all others that measure something come before 12
-#               03 ──► 08 ──► 12
-#               04 ──► 05 ──► 12
-#               04 ──► 06 ──► 12
-#
-# A run is finished when its .done is newer than what it depends on: its paper (.batch/<notebook>/<run>.json, touched
-# only when the notebook's code or the parameters change) and the .done of the runs it builds on.
+# A run is repeated when its `job` changed (its parameters, the notebook's code) or when a run that it builds on was repeated.
 
+import json
 import os
+import re
 import shlex
 import sys
 
-from course.batch import plan as planning
-
-WANTED = planning.plan(config)
-planning.write_down(WANTED)
-
-GPU = int(config.get("gpu", 0))  # GPUs that a run which trains asks for
-# Snakemake sets OMP_NUM_THREADS for every job, to 1 if its rule names no threads: the batch says each job's share.
-THREADS = int(os.environ.get("LT_JOB_THREADS", 1))
-# Each rule's priority keeps the order of the course where there is a choice; but 08 comes before 07, which is shorter: at
-# the end of a batch no core should wait for a long run.
-SPREAD = "{data}-if{imbalance}-seed{seed}"
-RUN_ONE = f"{shlex.quote(sys.executable)} -m course.batch.execute {{input}}"
-RUN_ON_GPU = "LT_NEEDS_GPU={resources.gpu} " + RUN_ONE
-
-
-def paper(notebook, run=SPREAD):
-    return f".batch/{notebook}/{run}.json"
+# Each notebook and those whose runs it builds on. Where there is a choice this order decides: it is that of the course, but
+# 08 comes before 07, which is shorter: at the end of a batch no core should wait for a long run.
+BUILDS_ON = {
+    "00_start_here": [],
+    "01_long_tailed_data": [],
+    "03_encoders": [],
+    "04_ddpm_from_scratch": [],
+    "05_ddim_and_guidance": ["04_ddpm_from_scratch"],
+    "06_class_balancing_diffusion": ["04_ddpm_from_scratch"],
+    "08_classifier_retraining": ["03_encoders"],
+    "07_latent_diffusion": ["03_encoders"],
+}
+BUILDS_ON["12_scoreboard"] = ["03_encoders", *(name for name, others in BUILDS_ON.items() if others)]
+TRAINS_NOTHING = ("00_start_here", "01_long_tailed_data", "12_scoreboard")  # they ask for no GPU
+PLAN = config["jobs"]  # notebook -> run -> job, see course/batch/plan.py
 
 
-def done(notebook, run=SPREAD):
-    return f"{notebook}/{run}/.done"
-
-
-def before(notebook):
-    """The run that a run builds on, if the configuration has that notebook: published encoders need no notebook 03."""
-    return [done(notebook)] if notebook in config["notebooks"] else []
-
-
-def all_runs(*notebooks):
-    return [done(wanted.notebook, wanted.run) for wanted in WANTED if wanted.notebook in notebooks or not notebooks]
-
-
-wildcard_constraints:
-    imbalance=r"[\d.]+",
-    seed=r"\d+",
+def upstream(notebook, run):
+    """The runs to finish first; of notebooks that the configuration leaves out (published encoders need no 03) none."""
+    others = [other for other in BUILDS_ON.get(notebook, []) if other in PLAN]
+    return [f"{other}/{name}/.done" for other in others for name in (PLAN[other] if run == "all" else [run])]
 
 
 rule all:
-    input:
-        all_runs(),
+    input: [f"{notebook}/{run}/.done" for notebook, runs in PLAN.items() for run in runs]
 
 
-rule start_here:
-    input:
-        paper("00_start_here", "all"),
-    output:
-        done("00_start_here", "all"),
-    threads: THREADS
-    priority: 100
-    shell:
-        RUN_ONE
-
-
-rule long_tailed_data:
-    input:
-        paper("01_long_tailed_data"),
-    output:
-        done("01_long_tailed_data"),
-    threads: THREADS
-    priority: 99
-    shell:
-        RUN_ONE
-
-
-rule encoders:
-    input:
-        paper("03_encoders"),
-    output:
-        done("03_encoders"),
-    resources:
-        gpu=GPU,
-    threads: THREADS
-    priority: 97
-    shell:
-        RUN_ON_GPU
-
-
-rule ddpm_from_scratch:
-    input:
-        paper("04_ddpm_from_scratch"),
-    output:
-        done("04_ddpm_from_scratch"),
-    resources:
-        gpu=GPU,
-    threads: THREADS
-    priority: 96
-    shell:
-        RUN_ON_GPU
-
-
-rule ddim_and_guidance:
-    input:
-        paper("05_ddim_and_guidance"),
-        before("04_ddpm_from_scratch"),
-    output:
-        done("05_ddim_and_guidance"),
-    resources:
-        gpu=GPU,
-    threads: THREADS
-    priority: 95
-    shell:
-        RUN_ON_GPU
-
-
-rule class_balancing_diffusion:
-    input:
-        paper("06_class_balancing_diffusion"),
-        before("04_ddpm_from_scratch"),
-    output:
-        done("06_class_balancing_diffusion"),
-    resources:
-        gpu=GPU,
-    threads: THREADS
-    priority: 94
-    shell:
-        RUN_ON_GPU
-
-
-rule latent_diffusion:
-    input:
-        paper("07_latent_diffusion"),
-        before("03_encoders"),
-    output:
-        done("07_latent_diffusion"),
-    resources:
-        gpu=GPU,
-    threads: THREADS
-    priority: 92
-    shell:
-        RUN_ON_GPU
-
-
-rule classifier_retraining:
-    input:
-        paper("08_classifier_retraining"),
-        before("03_encoders"),
-    output:
-        done("08_classifier_retraining"),
-    resources:
-        gpu=GPU,
-    threads: THREADS
-    priority: 93
-    shell:
-        RUN_ON_GPU
-
-
-rule scoreboard:
-    input:
-        paper("12_scoreboard", "all"),
-        all_runs(
-            "03_encoders",
-            "05_ddim_and_guidance",
-            "06_class_balancing_diffusion",
-            "07_latent_diffusion",
-            "08_classifier_retraining",
-        ),
-    output:
-        done("12_scoreboard", "all"),
-    threads: THREADS
-    priority: 88
-    shell:
-        RUN_ONE
+for notebook, runs in PLAN.items():
+    rule:
+        name: notebook[3:]
+        input: lambda wildcards, notebook=notebook: upstream(notebook, wildcards.run)
+        output: f"{notebook}/{{run}}/.done"
+        wildcard_constraints: run="|".join(map(re.escape, runs))
+        params: job=lambda wildcards, runs=runs: json.dumps(runs[wildcards.run], sort_keys=True)
+        resources: gpu=0 if notebook in TRAINS_NOTHING else config["gpu"]
+        threads: int(os.environ.get("LT_JOB_THREADS", 1))  # becomes OMP_NUM_THREADS of the job
+        priority: -list({**BUILDS_ON, notebook: []}).index(notebook)
+        shell: f"LT_NEEDS_GPU={{resources.gpu}} {shlex.quote(sys.executable)} -m course.batch.execute {{params.job:q}} {{input}}"

@@ -1,26 +1,25 @@
-"""Files that several processes meet at: written whole or not at all, and locked while they are written."""
+"""Atomic writes, locks that end with their process, and YAML that refuses a repeated key."""
 
+import errno
 import json
 import os
 import re
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import yaml
+from filelock import FileLock, Timeout
 
 from lt_utils.errors import CourseError
 
-try:
-    import fcntl
-except ImportError:  # Windows: nothing is locked there
-    fcntl = None
-
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-_locks: dict[Path, object] = {}  # open for the life of the process: the system frees them at its end, however it ends
+# What a file system without locks answers: there, work goes on without one.
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+_locks: dict[Path, FileLock] = {}  # held for the life of the process: the system frees them at its end, however it ends
 
 
 def is_name(value: object) -> bool:
@@ -73,52 +72,32 @@ def lock(folder: Path, name: str = ".lock", patience: float = 0.0) -> None:
     Waits up to `patience` seconds for another holder, then raises CourseError with its process id.
     """
     path = folder / name
-    if fcntl is None or path in _locks:
+    if path in _locks:
         return
-    handle = open(path, "a+", encoding="utf-8")
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError as error:
-            if time.monotonic() < deadline:
-                time.sleep(0.2)
-                continue
-            handle.seek(0)
-            holder = handle.read().strip() or "unknown"
-            handle.close()
-            raise CourseError(
-                f"Another run (process {holder}) is writing {folder}; wait for it, stop it, or choose another folder."
-            ) from error
-        except OSError:  # a file system without locks: go on without one
-            break
-    handle.truncate(0)
-    handle.write(str(os.getpid()))
-    handle.flush()
-    _locks[path] = handle
+    # A soft lock, which filelock would fall back to, outlives a killed process.
+    held = FileLock(path, timeout=patience, poll_interval=0.2, fallback_to_soft=False)
+    try:
+        held.acquire()
+    except Timeout as error:
+        holder = ""
+        with suppress(OSError):
+            holder = path.read_text(encoding="utf-8")
+        raise CourseError(
+            f"Another run (process {holder or 'unknown'}) is writing {folder}; wait for it, stop it, or choose another folder."
+        ) from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    with suppress(OSError):  # Windows lets nobody read or write a locked file: the message then names no process
+        path.write_text(str(os.getpid()), encoding="utf-8")
+    _locks[path] = held
 
 
 def unlock(folder: Path, name: str = ".lock") -> None:
     """Give the lock back before the process ends."""
-    handle = _locks.pop(folder / name, None)
-    if handle is not None:
-        handle.close()
-
-
-def locked_by(path: Path) -> str | None:
-    """The process id that holds this lock file, or None if nobody does."""
-    try:
-        with open(path, encoding="utf-8") as handle:
-            if fcntl is None:
-                return handle.read().strip()
-            try:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return handle.read().strip()
-    except OSError:
-        return None
-    return None
+    held = _locks.pop(folder / name, None)
+    if held is not None:
+        held.release()
 
 
 class _Loader(yaml.SafeLoader):

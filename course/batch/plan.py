@@ -1,10 +1,4 @@
-"""What a batch is to run: the notebooks of config/*.yaml, spread over data sets, imbalance factors and seeds.
-
-Each wanted run is written down as <profile>/.batch/<notebook>/<run>.json, which says everything that decides its
-result: parameters and a hash of the notebook's code. The file is touched only when that content changes, so that
-Snakemake, which looks at times, repeats a run for a changed notebook or parameter, but not after a fresh checkout,
-for a stored output or a sentence that was reworded.
-"""
+"""The jobs of a batch: the notebooks of config/*.yaml, spread over data sets, imbalance factors and seeds."""
 
 import hashlib
 import json
@@ -15,8 +9,8 @@ from itertools import product
 from pathlib import Path
 
 from lt_utils.errors import CourseError, choose
-from lt_utils.files import REPOSITORY, is_name, read_json, read_yaml, write_json
-from lt_utils.runs.folder import IDENTITY, PLACES, root, run_name
+from lt_utils.files import REPOSITORY, is_name, read_yaml
+from lt_utils.runs.folder import IDENTITY, NOT_IDENTITY, root, run_name
 from lt_utils.runs.parameters import check, code_cells, declared, notebook_path
 
 KEYS = ("profile", "datasets", "imbalances", "seeds", "gpu", "notebooks")
@@ -25,36 +19,32 @@ ONCE = ("00_start_here", "12_scoreboard")  # they run once for all data sets, im
 # The largest seed: NumPy takes none from 2^32 and PyTorch none from 2^64, and an image of a training step on ImageNet-LT has
 # about seed * 10^7 * batch.
 MOST_SEED = 10**9
-LISTS = {  # key: the entries if it is missing, what an entry is in words, and how that is seen
+LISTS = {  # key: the entries if it is missing, what an entry is in words, and the test of an entry
     "datasets": ([], "names of data sets", lambda value: isinstance(value, str)),
     "imbalances": ([100], "numbers from 1 to 100000", lambda value: type(value) in (int, float) and 1 <= value <= 1e5),
-    "seeds": (
-        [0],
-        f"whole numbers from 0 to {MOST_SEED}",
-        lambda value: type(value) is int and 0 <= value <= MOST_SEED,
-    ),
+    "seeds": ([0], f"whole numbers from 0 to {MOST_SEED}", lambda seed: type(seed) is int and 0 <= seed <= MOST_SEED),
 }
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """One run of a notebook: its name (the folder below the notebook's), its parameters, the seconds it may take."""
+class Job:
+    """One run of a notebook. `run` names its folder below the notebook's; `seconds` is the configuration's guess."""
 
-    profile: str
     notebook: str
     run: str
     parameters: dict[str, object]
+    code: str
     seconds: float
 
     @property
     def folder(self) -> Path:
         """The run folder: <runs>/<profile>/<notebook>/<run>."""
-        return root() / self.profile / self.notebook / self.run
+        return root() / self.parameters["RUN"]
 
     @property
-    def paper(self) -> Path:
-        """Where it is written down what this run should be."""
-        return root() / self.profile / ".batch" / self.notebook / f"{self.run}.json"
+    def decides(self) -> dict[str, object]:
+        """Everything that decides the result: the run is repeated when this changes, and is executed from this alone."""
+        return {"notebook": self.notebook, "parameters": self.parameters, "code": self.code}
 
 
 def read_config(path: Path) -> dict:
@@ -62,14 +52,13 @@ def read_config(path: Path) -> dict:
     config = read_yaml(path)
     parts = (config.get("profile"), config.get("notebooks")) if isinstance(config, dict) else (None, None)
     if not is_name(parts[0]) or not isinstance(parts[1], dict) or not parts[1]:
-        raise CourseError(
-            f"{path} must have the keys profile (a name of letters, digits and . _ -) and notebooks (what each runs with)."
-        )
+        keys = "profile (a name of letters, digits and . _ -) and notebooks (what each runs with)"
+        raise CourseError(f"{path} must have the keys {keys}.")
     return config
 
 
-def plan(config: Mapping[str, object]) -> list[Wanted]:
-    """Every run that a configuration asks for, in the order of the notebooks; all are checked before any starts.
+def plan(config: Mapping[str, object]) -> list[Job]:
+    """Every job that a configuration asks for, in the order of the notebooks; all are checked before any starts.
 
     Raises CourseError for unknown keys, notebooks or parameters, wrong types, and data sets that are not there.
     """
@@ -77,12 +66,11 @@ def plan(config: Mapping[str, object]) -> list[Wanted]:
         choose("key of the configuration", key, KEYS)
     gpus = config.get("gpu", 0)
     if type(gpus) is not int or gpus < 0:
-        raise CourseError(
-            f"The configuration's gpu must be a whole number, 0 or more: the GPUs that a training asks for, not {gpus!r}."
-        )
-    wanted = []
+        what = "a whole number, 0 or more: the GPUs that a training asks for"
+        raise CourseError(f"The configuration's gpu must be {what}, not {gpus!r}.")
+    jobs = []
     for notebook, settings in config["notebooks"].items():
-        known = declared(notebook_path(notebook))
+        known, code = declared(notebook_path(notebook)), code_hash(notebook_path(notebook))
         settings = _pairs(settings, notebook)
         for key in settings:
             choose(f"key of {notebook} in the configuration", key, NOTEBOOK_KEYS)
@@ -91,16 +79,15 @@ def plan(config: Mapping[str, object]) -> list[Wanted]:
             raise CourseError(f"{notebook} {how}; {' and '.join(ONCE)} run once.")
         seconds = settings.get("seconds", 60)
         if type(seconds) not in (int, float) or not 0 < seconds < float("inf"):
-            raise CourseError(
-                f"{notebook}: seconds must be a number above 0, a guess how long a run takes, not {seconds!r}."
-            )
+            what = "a number above 0, a guess how long a run takes"
+            raise CourseError(f"{notebook}: seconds must be {what}, not {seconds!r}.")
         for name, parameters in _spread(config, notebook, settings):
             check(parameters, known, notebook)
             parameters["RUN"] = f"{config['profile']}/{notebook}/{name}"
             check({"RUN": parameters["RUN"]}, known, notebook)
-            wanted.append(Wanted(config["profile"], notebook, name, parameters, float(seconds)))
-    _check_data({run.parameters["DATASET"] for run in wanted if "DATASET" in run.parameters})
-    return wanted
+            jobs.append(Job(notebook, name, parameters, code, float(seconds)))
+    _check_data({job.parameters["DATASET"] for job in jobs if "DATASET" in job.parameters})
+    return jobs
 
 
 def _pairs(value: object, where: str) -> dict:
@@ -115,12 +102,10 @@ def _spread(config: Mapping, notebook: str, settings: Mapping) -> list[tuple[str
     fixed = _pairs(settings.get("parameters"), f"parameters of {notebook}")
     special = _pairs(settings.get("by_dataset"), f"by_dataset of {notebook}")
     special = {one: _pairs(values, f"by_dataset of {notebook}, {one},") for one, values in special.items()}
-    for name in PLACES if notebook in ONCE else (*PLACES, *IDENTITY):
+    for name in NOT_IDENTITY if notebook in ONCE else (*NOT_IDENTITY, *IDENTITY):
         if any(name in given for given in (fixed, *special.values())):
-            raise CourseError(
-                f"{notebook}: {name} cannot be set under parameters or by_dataset: the batch sets RUN, and the lists "
-                "datasets, imbalances and seeds set the others."
-            )
+            how = "the batch sets RUN, and the lists datasets, imbalances and seeds set the others"
+            raise CourseError(f"{notebook}: {name} cannot be set under parameters or by_dataset: {how}.")
     if notebook in ONCE:
         return [("all", fixed)]
     lists = {}
@@ -133,11 +118,8 @@ def _spread(config: Mapping, notebook: str, settings: Mapping) -> list[tuple[str
         check_once(lists[key], f"The configuration's {key}")
     for dataset in special:
         choose(f"data set under by_dataset of {notebook}", dataset, lists["datasets"])
-    spread = []
-    for dataset, imbalance, seed in product(*lists.values()):
-        place = {"DATASET": dataset, "IMBALANCE": imbalance, "SEED": seed}
-        spread.append((run_name(place), place | fixed | special.get(dataset, {})))
-    return spread
+    places = [dict(zip(IDENTITY, values, strict=True)) for values in product(*lists.values())]
+    return [(run_name(place), place | fixed | special.get(place["DATASET"], {})) for place in places]
 
 
 def check_once(entries: list, what: str) -> None:
@@ -149,18 +131,17 @@ def check_once(entries: list, what: str) -> None:
 
 def _check_data(names: set[str]) -> None:
     """CourseError if a data set has not been prepared yet; the bundled ones need no import of torch to be found."""
-    missing = [
-        name for name in sorted(names) if not (REPOSITORY / "lt_utils" / "data" / "bundled" / f"{name}.npz").exists()
-    ]
-    if missing:
-        from lt_utils.data import datasets
+    bundled = REPOSITORY / "lt_utils" / "data" / "bundled"
+    missing = [name for name in sorted(names) if not (bundled / f"{name}.npz").exists()]
+    if not missing:
+        return
+    from lt_utils.data import datasets
 
-        there = datasets.names()
-        for name in missing:  # a misspelt name is told with the known ones; one that can be fetched, with the command
-            choose("data set", name, [*there, *(one for one in datasets.FETCHABLE if one not in there)])
-        missing = [name for name in missing if name not in there]
-    if missing:
-        folder = Path(os.path.relpath(datasets.data_folder()))
+    there = datasets.names()
+    for name in missing:  # the message for a misspelt name lists the known ones; for one to fetch it has the command
+        choose("data set", name, [*there, *(one for one in datasets.FETCHABLE if one not in there)])
+    if missing := [name for name in missing if name not in there]:
+        folder = os.path.relpath(datasets.data_folder())
         commands = " and ".join(f"python -m data_prep {name}" for name in missing)
         raise CourseError(f"Not prepared yet: {', '.join(missing)} (looked in {folder}); run {commands} first.")
 
@@ -168,16 +149,3 @@ def _check_data(names: set[str]) -> None:
 def code_hash(path: Path) -> str:
     """Hash of a notebook's code cells: prose, outputs and metadata do not change a result."""
     return hashlib.sha256(json.dumps([cell["source"] for cell in code_cells(path)]).encode()).hexdigest()[:16]
-
-
-def write_down(wanted: list[Wanted]) -> None:
-    """Write each run's paper, unless it says the same already."""
-    for run in wanted:
-        content = {
-            "notebook": run.notebook,
-            "folder": f"{run.profile}/{run.notebook}/{run.run}",
-            "parameters": run.parameters,
-            "code": code_hash(notebook_path(run.notebook)),
-        }
-        if read_json(run.paper) != json.loads(json.dumps(content)):
-            write_json(run.paper, content)

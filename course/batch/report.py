@@ -1,52 +1,50 @@
 """The report of a batch: <profile>/index.html links every executed notebook and shows all that was measured."""
 
 import html
-import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
+
 from course.batch.execute import is_finished
-from course.batch.plan import Wanted
+from course.batch.plan import Job
 from lt_utils.files import read_json, write_whole
 from lt_utils.progress import duration
-from lt_utils.runs.parameters import notebook_path
+from lt_utils.runs.parameters import notebook_path, read_notebook
 
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #888; --bad: #c0392b; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 600; } td.n, th.n { text-align: right; white-space: nowrap; }
-.soft { color: var(--soft); } .bad { color: var(--bad); }
-div.wide { overflow-x: auto; }
+HEAD = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>
+:root {{ color-scheme: light dark; --line: #8884; --soft: #888; --bad: #c0392b; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; }}
+h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.2rem; margin-top: 2.2rem; }}
+table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
+th, td {{ text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); }}
+th {{ color: var(--soft); font-weight: 600; }} td.n, th.n {{ text-align: right; white-space: nowrap; }}
+.soft {{ color: var(--soft); }} .bad {{ color: var(--bad); }} div.wide {{ overflow-x: auto; }}
+</style><title>Course report: {name}</title></head><body>
+<h1>Long-tailed recognition and diffusion: the {name} run</h1>
 """
 # What to do about a page that cannot be written.
 AGAIN = "make room and give the same command again"
 
 
-def build(folder: Path, wanted: list[Wanted]) -> Path:
+def build(folder: Path, jobs: list[Job]) -> Path:
     """Convert what was executed to HTML, write <folder>/index.html anew and return its path. CourseError: no room."""
-    finished = {one.folder: read_json(one.folder / "batch.json") for one in wanted if is_finished(one.folder)}
+    finished = {job.folder: read_json(job.folder / "batch.json") for job in jobs if is_finished(job.folder)}
     for run in finished:
         _convert(run / "notebook.ipynb")
     abouts = list(finished.values())
     parts = [
-        f"<h1>Long-tailed recognition and diffusion: the {html.escape(folder.name)} run</h1>",
-        f"<p>{len(abouts)} of {len(wanted)} notebook runs finished"
+        f"<p>{len(abouts)} of {len(jobs)} notebook runs finished"
         f"{', ' + duration(sum(about['seconds'] for about in abouts)) + ' of work' if abouts else ''}.</p>",
-        _notebook_table(folder, wanted, finished),
-        *_measured(wanted),
+        _notebook_table(folder, jobs, finished),
+        *_measured(jobs),
         _made_with(abouts),
     ]
-    page = folder / "index.html"
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
-    title = f"<title>Course report: {html.escape(folder.name)}</title>"
-    lines = ["<!DOCTYPE html>", f"<html lang='en'><head>{head}{title}</head>", "<body>", *parts, "</body></html>", ""]
-    write_whole(page, lambda file: file.write("\n".join(lines).encode()), AGAIN)
-    return page
+    page = HEAD.format(name=html.escape(folder.name)) + "\n".join([*parts, "</body></html>", ""])
+    write_whole(folder / "index.html", lambda file: file.write(page.encode()), AGAIN)
+    return folder / "index.html"
 
 
 def _convert(notebook: Path) -> None:
@@ -63,37 +61,35 @@ def _convert(notebook: Path) -> None:
 
 def title_of(notebook: Path) -> str:
     """The text of a notebook's H1."""
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        found = re.search(r"^# (.+)$", "".join(cell["source"]), re.M) if cell["cell_type"] == "markdown" else None
-        if found:
-            return found[1].strip()
-    return notebook.stem
+    texts = ["".join(cell["source"]) for cell in read_notebook(notebook)["cells"] if cell["cell_type"] == "markdown"]
+    found = re.search(r"^# (.+)$", "\n".join(texts), re.M)
+    return found[1].strip() if found else notebook.stem
 
 
-def _notebook_table(folder: Path, wanted: list[Wanted], finished: Mapping[Path, Mapping]) -> str:
-    """One line for each wanted run; `finished` holds the batch.json of those that are."""
+def _notebook_table(folder: Path, jobs: list[Job], finished: Mapping[Path, Mapping]) -> str:
+    """One line for each planned run; `finished` holds the batch.json of those that are."""
     rows = []
-    for one in wanted:
-        about, there = finished.get(one.folder), one.folder.relative_to(folder).as_posix()
-        title = html.escape(title_of(notebook_path(one.notebook)))
-        run = "" if one.run == "all" else html.escape(one.run)
-        log = f'<a href="{there}/log.txt">log</a>' if (one.folder / "log.txt").exists() else ""
+    for job in jobs:
+        about, there = finished.get(job.folder), job.folder.relative_to(folder).as_posix()
+        title = html.escape(title_of(notebook_path(job.notebook)))
+        run = "" if job.run == "all" else html.escape(job.run)
+        log = f'<a href="{there}/log.txt">log</a>' if (job.folder / "log.txt").exists() else ""
         if about:
             title = f'<a href="{there}/notebook.html">{title}</a>'
             state = duration(about["seconds"])
-        elif (one.folder / "failed.ipynb").exists():
+        elif (job.folder / "failed.ipynb").exists():
             state = f'<span class="bad">failed</span>: <a href="{there}/failed.ipynb">so far</a>'
         else:
             state = '<span class="soft">not finished</span>'
-        rows.append([one.notebook[:2], title, run, state, log])
+        rows.append([job.notebook[:2], title, run, state, log])
     return _table(["", "Notebook", "Run", "Time", ""], rows)
 
 
-def _measured(wanted: list[Wanted]) -> list[str]:
+def _measured(jobs: list[Job]) -> list[str]:
     """One table for each notebook with rows in its records: means and standard deviations over the seeds."""
     parts = []
-    for notebook in dict.fromkeys(one.notebook for one in wanted):
-        records = [read_json(one.folder / "record.json") for one in wanted if one.notebook == notebook]
+    for notebook in dict.fromkeys(job.notebook for job in jobs):
+        records = [read_json(job.folder / "record.json") for job in jobs if job.notebook == notebook]
         rows = [row for record in records if record for row in record.get("rows", [])]
         if rows and notebook != "12_scoreboard":  # the scoreboard gathers the others' rows; they are here already
             title = html.escape(title_of(notebook_path(notebook)))
@@ -106,32 +102,27 @@ def summary(rows: list[Mapping[str, object]]) -> tuple[list[str], list[list[str]
 
     Columns that are not numbers, and the imbalance factor, tell the rows apart; std is the sample's (n - 1).
     """
-    keys = list(dict.fromkeys(key for row in rows for key in row if key != "seed"))
-    numbers = [key for key in keys if key != "imbalance" and any(_is_number(row.get(key)) for row in rows)]
-    labels = [key for key in keys if key not in numbers]
-    groups: dict[tuple, list[Mapping]] = {}
-    for row in rows:
-        groups.setdefault(tuple(str(row.get(key, "")) for key in labels), []).append(row)
+    table = pd.DataFrame(rows).drop(columns="seed", errors="ignore")
+    numbers = [key for key in table.select_dtypes("number") if key != "imbalance"]
+    labels = table.drop(columns=numbers)
+    labels = labels.where(labels.notna(), "").astype(str)
+    same = pd.Series(["|".join(row) for row in labels.to_numpy()])
     cells = []
-    for group, members in groups.items():
-        values = [_spread([row[key] for row in members if _is_number(row.get(key))]) for key in numbers]
-        cells.append([html.escape(text) for text in group] + values + [str(len(members))])
+    for _, members in table[numbers].groupby(same, sort=False):
+        group = [html.escape(text) for text in labels.loc[members.index[0]]]
+        cells.append([*group, *(_spread(members[key].dropna()) for key in numbers), str(len(members))])
     return [*labels, *numbers, "runs"], cells
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _spread(values: list[float]) -> str:
-    if not values:
+def _spread(values: pd.Series) -> str:
+    if values.empty:
         return ""
-    mean = sum(values) / len(values)
-    digits = 0 if all(float(value).is_integer() for value in values) else 1 if abs(mean) >= 1 else 3
+    mean = values.mean()
+    digits = 0 if (values % 1 == 0).all() else 1 if abs(mean) >= 1 else 3
     if len(values) == 1:
         return f"{mean:,.{digits}f}"
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    return f"{mean:,.{max(digits, 1)}f} ± {spread:.{max(digits, 1)}f}"
+    digits = max(digits, 1)
+    return f"{mean:,.{digits}f} ± {values.std():.{digits}f}"
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
@@ -140,12 +131,11 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     marks = [' class="n"' if right else "" for right in numeric]
 
     def line(cells: list[str], tag: str) -> str:
-        return (
-            "<tr>" + "".join(f"<{tag}{mark}>{cell}</{tag}>" for mark, cell in zip(marks, cells, strict=True)) + "</tr>"
-        )
+        filled = [f"<{tag}{mark}>{cell}</{tag}>" for mark, cell in zip(marks, cells, strict=True)]
+        return f"<tr>{''.join(filled)}</tr>"
 
-    body = "\n".join(line(row, "td") for row in rows)
-    return f'<div class="wide"><table>\n{line(header, "th")}\n{body}\n</table></div>'
+    lines = "\n".join([line(header, "th"), *(line(row, "td") for row in rows)])
+    return f'<div class="wide"><table>\n{lines}\n</table></div>'
 
 
 def _made_with(abouts: list[dict]) -> str:

@@ -37,7 +37,7 @@ from lt_utils.metrics.recognition import scores
 from lt_utils.metrics.statistics import paired_difference
 from lt_utils.recognition.encoders import train_encoder
 from lt_utils.recognition.losses import label_shift
-from lt_utils.runs.folder import Run, claim
+from lt_utils.runs.folder import Run, lock_run_folder
 from lt_utils.training.devices import device
 from lt_utils.viz.tables import markdown, with_spread
 
@@ -153,11 +153,11 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.epochs <= arms.REFIT_EVERY:
             raise CourseError(f"In training, features are fitted anew every {arms.REFIT_EVERY} --epochs: take more.")
         data = datasets.load(chosen.data).long_tailed(chosen.imbalance).to(device())
-        fold_of(data.train_labels, chosen.folds)  # what can be refused, is, before `claim` moves an earlier run aside
+        fold_of(data.train_labels, chosen.folds)  # refuse before an earlier run is moved aside
         facts = {name.upper(): value for name, value in vars(chosen).items() if name not in ("to", "keep")}
         facts |= {name: getattr(arms, name) for name in ("HEAD", "GENERATOR", "FED_STEPS", "SAMPLING", "REFIT_EVERY")}
         facts |= {"WIDTHS": list(arms.WIDTHS)}
-        claim(chosen.to, NAME, facts)
+        lock_run_folder(chosen.to, NAME, facts)
         run = Run(chosen.to.absolute(), NAME, facts)
         rows, ratios, right = measure(data, run, range(chosen.seeds), chosen.folds, chosen.epochs)
         table, found = summary(rows, right), compare(rows, right)

@@ -34,7 +34,7 @@ from lt_utils.features.retraining import result_rows, retrain_head, test_scores
 from lt_utils.files import is_name, read_yaml
 from lt_utils.models.heads import HEADS, build_head
 from lt_utils.runs import parameters
-from lt_utils.runs.folder import Run, claim, root
+from lt_utils.runs.folder import Run, lock_run_folder, root
 from lt_utils.training import checkpoints
 from lt_utils.training.devices import device
 from lt_utils.viz.tables import markdown
@@ -183,7 +183,7 @@ def run_all(settings: dict, stages: tuple[str, ...] = STAGES) -> None:
             data = {key: settings[key] for key in ("train", "test", "size")} | {"images": images}
             decides = {"DATASET": settings["name"], "METHOD": method, "SEED": seed, **recipe, **data}
             folder = root() / settings["name"].replace("-", "_") / f"{method}-seed{seed}".lower()
-            claim(folder, "imagenet_lt", decides)
+            lock_run_folder(folder, "imagenet_lt", decides)
             later = {key: settings[key] for key in ("generator", "retraining")}
             run = Run(folder, "imagenet_lt", {**decides, **later})
             _run_one(run, settings, stages, *lists.values())

@@ -23,7 +23,7 @@ from lt_utils.runs.parameters import check, code_cells, declared, literals, note
 from lt_utils.runs.provenance import surroundings
 
 IDENTITY = ("DATASET", "IMBALANCE", "SEED")  # what two runs must share to belong together
-PLACES = ("RUN",)  # where a run lies does not change what it is
+NOT_IDENTITY = ("RUN",)  # where a run lies does not change what it is
 
 _current: "Run | None" = None  # the run that this process opened last
 
@@ -137,22 +137,23 @@ def open_run(notebook: str, names: Mapping[str, object]) -> Run:
         raise CourseError(f"{notebook}: parameter {missing[0]} is not set; run the parameters cell first.")
     parameters = json.loads(json.dumps({name: names[name] for name in known}))
     folder = folder_of(notebook, names)
-    claim(folder, notebook, parameters)
+    lock_run_folder(folder, notebook, parameters)
     _current = Run(folder, notebook, parameters)
     log_to(folder / "progress.jsonl")
     return _current
 
 
-def claim(folder: Path, notebook: str, parameters: Mapping[str, object]) -> None:
-    """Make the folder this run's own: lock it, move a run with other or unreadable parameters aside, write run.json."""
-    what = {"notebook": notebook, "parameters": {key: value for key, value in parameters.items() if key not in PLACES}}
+def lock_run_folder(folder: Path, notebook: str, parameters: Mapping[str, object]) -> None:
+    """Lock the folder for this run, move a run with other or unreadable parameters aside, write run.json."""
+    identity = {key: value for key, value in parameters.items() if key not in NOT_IDENTITY}
+    what = {"notebook": notebook, "parameters": identity}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock(folder)
         held, damaged = read_json(folder / "run.json"), is_damaged(folder / "run.json")
         if damaged or (held is not None and held != what):
+            unlock(folder)  # Windows renames no folder with an open file in it
             aside = move_aside(folder)
-            unlock(folder)
             had = "a run whose run.json cannot be read" if damaged else "a run with other parameters"
             print(f"{folder.name} held {had}: moved aside to {aside.name}.", flush=True)
             folder.mkdir(parents=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from course.batch import execute, launch, monitor, plan, report
 from course.batch.launch import main, run
 from lt_utils import files
 from lt_utils.errors import CourseError
-from lt_utils.files import REPOSITORY, locked_by
+from lt_utils.files import REPOSITORY
 
 DATA = "fashion-mnist-small"
 RUN = f"{DATA}-if100-seed0"
@@ -61,6 +62,16 @@ def start(config: Path) -> subprocess.Popen:
     """The batch as a process of its own, its words in batch.out."""
     with open("batch.out", "w") as out:
         return subprocess.Popen([sys.executable, "-m", "course", "run", config], stdout=out, stderr=out)
+
+
+def is_free(folder: Path) -> bool:
+    """Whether no process holds the lock of a run folder."""
+    try:
+        files.lock(folder)
+    except CourseError:
+        return False
+    files.unlock(folder)
+    return True
 
 
 def wait_for(condition, seconds: float = 120) -> None:
@@ -166,6 +177,43 @@ def test_a_failing_branch_then_mended_and_changed(course, notebook, tmp_path, ca
     assert "<td>CE</td><td>fashion-mnist-small</td>" in page
 
 
+def test_what_changed_is_repeated_with_all_that_builds_on_it_and_nothing_else(course, tmp_path, capsys):
+    def changed(config: Path) -> set[str]:
+        """The notebooks that a batch repeats."""
+        before = stamps()
+        assert main([str(config)]) == 0
+        return {run[:2] for run, stamp in stamps().items() if stamp != before.get(run)}
+
+    def stamps() -> dict[str, int]:
+        paths = Path("runs/tiny").glob("[0-9]*/*-seed0/batch.json")
+        return {path.parts[-3]: path.stat().st_mtime_ns for path in paths}
+
+    def edit(notebook: str, cell: int, text: str) -> None:
+        path = tmp_path / "notebooks" / f"{notebook}.ipynb"
+        content = json.loads(path.read_text())
+        content["cells"][cell]["source"] = text
+        path.write_text(json.dumps(content))
+
+    notebooks = {"03_encoders": {}, "04_ddpm_from_scratch": {}, "07_latent_diffusion": {}}
+    assert changed(course(notebooks)) == {"03", "04", "07"}
+    edit("03_encoders", 0, "# Other words\n")  # repeats nothing
+    notebooks["07_latent_diffusion"] = {"parameters": {"WAIT": 0.1}}
+    assert changed(course(notebooks)) == {"07"}
+
+    name = "03_encoders"
+    edit(name, 2, OPEN.format(name=name) + "  # other code")
+    only = course({name: {}})
+    assert changed(only) == {"03"}  # 07 builds on it and is not asked for: the next batch has to notice
+    assert changed(course(notebooks)) == {"07"}
+    edit(name, 2, OPEN.format(name=name))
+    assert changed(course(notebooks)) == {"03", "07"}
+
+    shutil.rmtree("runs/tiny/.snakemake")  # lost with a copy of the folder, say
+    capsys.readouterr()
+    assert changed(course(notebooks)) == set()
+    assert "[3/3] 07_latent_diffusion was finished already" in capsys.readouterr().out
+
+
 def test_stopped_and_killed_in_the_middle(course):
     slow = course({"01_long_tailed_data": {}, "04_ddpm_from_scratch": {"parameters": {"WAIT": 600.0}}})
     began = Path("runs/tiny/04_ddpm_from_scratch") / RUN / "began"
@@ -188,7 +236,7 @@ def test_stopped_and_killed_in_the_middle(course):
     assert not began.parent.with_name(RUN + ".old-1").exists()
     running.send_signal(signal.SIGKILL)
     running.wait()
-    wait_for(lambda: locked_by(began.parent / ".lock") is None, seconds=30)  # its kernel is gone, too
+    wait_for(lambda: is_free(began.parent), seconds=30)  # its kernel is gone, too
 
     config = course({"01_long_tailed_data": {}, "04_ddpm_from_scratch": {"parameters": {"WAIT": 0.1}}})
     assert main([str(config)]) == 0
@@ -307,14 +355,24 @@ def test_a_bad_configuration_is_refused_before_anything_runs(course, monkeypatch
     ],
 )
 def test_what_snakemake_complains_of_is_told_without_its_traceback(text, sentence):
-    assert launch._complaint(text) == sentence
+    assert launch.error_summary(text) == sentence
 
 
-def test_a_mistake_that_only_snakemake_meets_is_one_sentence(course, monkeypatch, capsys):
-    monkeypatch.setattr(plan, "_check_data", lambda names: None)  # in this process, not in Snakemake's
-    assert main([str(course({"03_encoders": {}}, datasets=["cifar0"]))]) == 2
+@pytest.mark.parametrize(
+    ("notebooks", "options", "sentence"),
+    [
+        ({"03_encoders": {}}, ["--sumary"], "__main__.py: error: unrecognized arguments: --sumary"),
+        (
+            {"03_encoders": {}, "07_latent_diffusion": {"seeds": [1]}},
+            [],
+            "Missing input files for rule latent_diffusion:",
+        ),
+    ],
+)
+def test_a_mistake_that_only_snakemake_meets_is_one_sentence(course, capsys, notebooks, options, sentence):
+    assert main([str(course(notebooks)), "--", *options]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("Snakemake cannot plan the batch: Unknown data set 'cifar0'.") and said.count("\n") == 1
+    assert said.startswith(f"Snakemake cannot plan the batch: {sentence}") and said.count("\n") == 1
 
 
 def test_a_missing_or_broken_configuration_is_one_sentence(course, capsys):
@@ -398,10 +456,10 @@ def test_damaged_runs_are_made_anew_and_the_report_is_written_without_them(cours
 def test_a_stopped_run_with_unreadable_parameters_is_begun_afresh(tmp_path):
     folder = tmp_path / "run"
     for damaged in (False, True):
-        execute._make_ready(folder, "the same")
+        execute._prepare_folder(folder, "the same")
         (folder / "checkpoints").mkdir(exist_ok=True)
         (folder / "run.json").write_text("{" if damaged else "{}")
-    execute._make_ready(folder, "the same")
+    execute._prepare_folder(folder, "the same")
     assert not (folder / "checkpoints").exists() and (tmp_path / "run.old-1" / "checkpoints").exists()
 
 
@@ -432,7 +490,7 @@ def test_a_full_disk_leaves_no_half_page(course, monkeypatch):
 def test_what_goes_on_after_again_is_the_command_without_it(stopped, course, monkeypatch, capsys):
     def watch(*_) -> int:
         if stopped:
-            raise launch.Stopped
+            raise KeyboardInterrupt
         return 1
 
     monkeypatch.setattr(launch, "_to_do", lambda command, environment, wanted: wanted)
@@ -449,17 +507,17 @@ def test_what_goes_on_after_again_is_the_command_without_it(stopped, course, mon
 
 
 @pytest.mark.parametrize(
-    ("paper", "sentence"),
+    ("job", "sentence"),
     [
-        (None, "Give the paper of a run"),
-        ({}, "is no paper of a run"),
-        ({"notebook": "zz", "folder": "tiny/zz/all"}, "is no paper of a run"),
-        ({"notebook": "zz", "folder": "tiny/zz/all", "parameters": {}}, "Unknown notebook 'zz'"),
+        ([], "Give a job; python -m course run starts this"),
+        (["job.json"], "job.json is no job; start the batch with python -m course run"),
+        (["{}"], "is no job"),
+        ([json.dumps({"notebook": "zz", "parameters": {}, "code": ""})], "is no job"),
+        ([json.dumps({"notebook": "zz", "parameters": {"RUN": "tiny/zz/all"}, "code": ""})], "Unknown notebook 'zz'"),
     ],
 )
-def test_a_run_started_by_hand_is_refused_in_one_sentence(course, capsys, paper, sentence):
-    Path("paper.json").write_text(json.dumps(paper))
-    assert execute.main([] if paper is None else ["paper.json"]) == 2
+def test_a_run_started_by_hand_is_refused_in_one_sentence(course, capsys, job, sentence):
+    assert execute.main(job) == 2
     said = capsys.readouterr().err
     assert sentence in said and said.count("\n") == 1
 
@@ -475,7 +533,7 @@ def test_the_courses_own_configurations_fit_the_notebooks(monkeypatch, tmp_path)
     for path in configurations:
         wanted = plan.plan(plan.read_config(path))
         assert len({one.folder for one in wanted}) == len(wanted) > 0
-        assert {one.profile for one in wanted} == {path.stem}
+        assert {one.folder.parent.parent.name for one in wanted} == {path.stem}
 
 
 def test_what_is_said_while_it_runs(course, monkeypatch, capsys):
@@ -484,16 +542,16 @@ def test_what_is_said_while_it_runs(course, monkeypatch, capsys):
     (one.folder.parent.parent / ".batch").mkdir(parents=True)
     clock = [1000.0]
     monkeypatch.setattr(monitor.time, "time", lambda: clock[0])
-    board = monitor.Board(one.folder.parent.parent, [one, two], jobs=1)
+    board = monitor.ProgressMonitor(one.folder.parent.parent, [one, two], jobs=1)
     assert board.opening(8) == "6 of 8 runs are finished already; 2 notebook runs to do, about 2 min, into runs/tiny"
 
     def happens(event: str, at: float, run=one, **facts) -> list[str]:
         clock[0] = at
         with open(board.events, "a") as file:
             file.write(
-                json.dumps({"event": event, "folder": f"tiny/{run.notebook}/{run.run}", "time": at, **facts}) + "\n"
+                json.dumps({"event": event, "run": f"tiny/{run.notebook}/{run.run}", "time": at, **facts}) + "\n"
             )
-        board.look()
+        board.update()
         return capsys.readouterr().out.splitlines()
 
     assert happens("start", 1001) == ["[1/2] 03_encoders · about 60 s"]
@@ -501,17 +559,17 @@ def test_what_is_said_while_it_runs(course, monkeypatch, capsys):
     progress = {"time": 1011, "label": "CE, seed 1", "done": 240, "total": 600, "loss": 1, "seconds_left": 12.2}
     (one.folder / "progress.jsonl").write_text(json.dumps(progress) + "\n")
     clock[0] = 1012
-    board.look()
-    assert capsys.readouterr().out == "[1/2] 03_encoders · CE, seed 1: 40 % · 12 s left\n"
+    board.update()
+    assert capsys.readouterr().out == "[1/2] 03_encoders · CE, seed 1: 40% · 12 s left\n"
     clock[0] = 1013
-    board.look()
+    board.update()
     assert capsys.readouterr().out == ""  # not more often than every ten seconds
     cells = [
         {"metadata": {"papermill": {"status": state}}} for state in ("completed", "completed", "running", "pending")
     ]
     (one.folder / "notebook.part.ipynb").write_text(json.dumps({"cells": cells}))
     clock[0] = 1041
-    board.look()
+    board.update()
     assert capsys.readouterr().out == "[1/2] 03_encoders · cell 2 of 4 · 40 s so far\n"
     finish = happens("finish", 1121, seconds=120.0)
     assert finish == [
@@ -521,17 +579,6 @@ def test_what_is_said_while_it_runs(course, monkeypatch, capsys):
     lines = happens("fail", 1124, two, seconds=2.0, error="ValueError: no")
     assert lines[0] == "[2/2] 07_latent_diffusion FAILED after 2 s: ValueError: no"
     assert board.closing(8).splitlines()[0] == "1 notebook run finished, 1 failed:"
-
-
-def test_no_room_for_the_times_of_the_runs_does_not_end_the_batch(course, capsys):
-    (one,) = plan.plan(plan.read_config(course({"03_encoders": {}})))
-    board_folder = one.folder.parent.parent
-    (board_folder / ".batch" / "seconds.json.part").mkdir(parents=True)  # nothing can be written there
-    board = monitor.Board(board_folder, [one], jobs=1)
-    event = {"event": "finish", "folder": f"tiny/{one.notebook}/{one.run}", "time": 0, "seconds": 3.0}
-    board.events.write_text(json.dumps(event) + "\n")
-    board.look()
-    assert "finished in 3 s" in capsys.readouterr().out
 
 
 def test_rows_that_differ_in_their_seed_become_mean_and_deviation():

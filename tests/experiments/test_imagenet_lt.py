@@ -517,7 +517,7 @@ def test_what_cannot_run_is_one_sentence(config, capsys, monkeypatch, changes, s
     for work in ("train_encoder", "retrained_rows"):
         monkeypatch.setattr(experiment, work, lambda *_, **__: pytest.fail("it began to work"))
     if not stages:  # a mistake in the configuration is told before a run is moved aside
-        monkeypatch.setattr(experiment, "claim", lambda *_: pytest.fail("it claimed the folder"))
+        monkeypatch.setattr(experiment, "lock_run_folder", lambda *_: pytest.fail("it locked the folder"))
     assert experiment.main([config(**changes), *stages]) == 2
     error = capsys.readouterr().err
     assert re.search(told, error) and error.count("\n") == 1

@@ -1,5 +1,6 @@
 """Run folders, parameters and progress: what is refused, what is kept, what is printed."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -234,3 +235,31 @@ def test_lock_waits_for_the_holder_with_patience(course):
         begin = time.monotonic()
         files.lock(course, patience=20)
         assert time.monotonic() - begin < 10
+
+
+def test_a_file_system_without_locks_goes_on_and_any_other_failure_is_told(course, monkeypatch):
+    def acquire(self) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(files.FileLock, "acquire", acquire)
+    course.mkdir()
+    for number in files.NO_LOCKS:
+        files.lock(course, f"{number}.lock")
+        files.unlock(course, f"{number}.lock")
+    number = errno.EACCES
+    with pytest.raises(OSError, match="no"):
+        files.lock(course)
+
+
+def test_a_lock_may_be_asked_for_again_and_ends_with_its_process_though_a_child_lives(course):
+    course.mkdir()
+    fork = HOLD.replace(
+        'print("held"',
+        'lock(Path(sys.argv[1]))\nimport os\nif os.fork() == 0: time.sleep(3), os._exit(0)\nprint("held"',
+    )
+    with subprocess.Popen([sys.executable, "-c", fork, course, "3"], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        other.kill()
+        files.lock(course, patience=1.5)  # the child gives its copy up when it starts, which may take a moment
+        files.lock(course)
+        files.unlock(course)
