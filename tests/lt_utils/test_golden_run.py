@@ -103,4 +103,6 @@ def test_the_four_trainings_are_those_that_are_stored(found, name):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        STORED.write_text(json.dumps({"processor": processor(), **golden_run(patch)}, indent=1) + "\n", encoding="utf-8")
+        STORED.write_text(
+            json.dumps({"processor": processor(), **golden_run(patch)}, indent=1) + "\n", encoding="utf-8"
+        )
