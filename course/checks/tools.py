@@ -4,12 +4,34 @@ import copy
 import functools
 import random as python_random
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Refusals = Mapping[str, bool]  # the sentence of each mistake, and whether it was made
+
+
+class Random(torch.Generator):
+    """Random numbers for inputs, with a new seed each time; the learner's own are left alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seed()
+
+    def between(self, low: float, high: float) -> float:
+        """A number, uniform in low .. high."""
+        return low + (high - low) * torch.rand((), generator=self, dtype=torch.float64).item()
+
+    def whole(self, low: int, high: int) -> int:
+        """A whole number in low .. high, both included."""
+        return int(torch.randint(low, high + 1, (), generator=self))
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers, float64."""
+        return torch.randn(shape, generator=self, dtype=torch.float64)
 
 
 class Wrong(AssertionError):
@@ -60,22 +82,29 @@ class Case:
         return other.shape == self.answer.shape and torch.allclose(self.answer, other, rtol=self.rtol, atol=self.atol)
 
 
-def exercise(number: str, praise: str, hint: str = "") -> Callable:
+def exercise(number: str, praise: str, hint: str = "", *, times: int = 1, over: Iterable = ()) -> Callable:
     """Make a check of exercise `number` out of a function of the learner's answer and a random generator.
 
-    That function yields the cases to judge, or raises Wrong itself. The check prints "`number` is right: `praise`." when all
-    is right. It raises NotDone (a NotImplementedError) for an untouched stub, and Wrong (an AssertionError) with the missing
-    idea, or else the hint, for a wrong answer.
+    That function is called `times`, or with each element of `over` as a third argument. It returns or yields cases and
+    refusals, or raises Wrong itself. The check prints "`number` is right: `praise`." when all is right. It raises NotDone (a
+    NotImplementedError) for an untouched stub, and Wrong (an AssertionError) with the missing idea, or else the hint, for a
+    wrong answer.
     """
+    rounds = [(one,) for one in over] or [()] * times
 
     def decorate(check: Callable) -> Callable[[Callable], None]:
         @functools.wraps(check)
         def checked(answer: Callable) -> None:
-            cases: list[Case] = []
+            random, cases = Random(), []
             try:
                 try:
-                    for case in check(_guarded(answer, hint), fresh()) or ():
-                        cases.append(case)
+                    for which in rounds:
+                        found = check(_guarded(answer, hint), random, *which)
+                        for one in found if isinstance(found, Iterator) else [found]:
+                            if isinstance(one, Case):
+                                cases.append(one)
+                            else:
+                                _refuse(one or {})
                 except Wrong:
                     judge(cases, hint)  # what was answered before may name the idea
                     raise
@@ -140,33 +169,11 @@ def judge(cases: Sequence[Case], hint: str = "") -> None:
             raise Wrong(hint)
 
 
-def refuse(mistakes: Mapping[str, bool]) -> None:
+def _refuse(mistakes: Refusals) -> None:
     """Raise Wrong with the first sentence that is true; nothing if none is."""
     for idea, is_made in mistakes.items():
         if is_made:
             raise Wrong(idea)
-
-
-def fresh() -> torch.Generator:
-    """A CPU generator with a new seed at each call; the learner's own random numbers are left alone."""
-    generator = torch.Generator()
-    generator.seed()
-    return generator
-
-
-def between(low: float, high: float, random: torch.Generator) -> float:
-    """A random number, uniform in low .. high."""
-    return low + (high - low) * torch.rand((), generator=random, dtype=torch.float64).item()
-
-
-def whole(low: int, high: int, random: torch.Generator) -> int:
-    """A random whole number in low .. high, both included."""
-    return int(torch.randint(low, high + 1, (), generator=random))
-
-
-def normal(random: torch.Generator, *shape: int) -> Tensor:
-    """Standard normal numbers, float64."""
-    return torch.randn(shape, generator=random, dtype=torch.float64)
 
 
 def numbers(answer: object, what: str = "The function") -> Tensor:

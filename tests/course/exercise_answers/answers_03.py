@@ -81,6 +81,8 @@ WRONG = {
         "your 2 is missing": lambda f, w, g, scale: scale * density(cosines(f, w) / 2, g.sigmoid()),
         "The scale is missing": lambda f, w, g, scale: density(cosines(f, w), g.sigmoid()),
         "so this is no density": lambda f, w, g, scale: 2 * math.pi * scale * density(cosines(f, w), g.sigmoid()),
+        "It was given float64 [": lambda f, w, g, scale: scale * density(f.float() @ w.T, g.sigmoid()),
+        "The shapes do not fit together": lambda f, w, g, scale: scale * density(cosines(f, w), g.sigmoid()[:, None]),
         "Step by step": lambda f, w, g, scale: scale * cosines(f, w),
     },
     "3.4": {
