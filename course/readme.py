@@ -7,7 +7,7 @@ python -m course readme --from runs/quick   first store what that batch measured
 import base64
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from course.batch.plan import read_config
@@ -67,8 +67,9 @@ def stored(name: str) -> dict:
 def quick_table(summary: dict) -> str:
     """The recognition rows of the quick profile, mean ± std over seeds, and what they were measured on."""
     rows = [row for row in summary["rows"] if row["notebook"] == "03_encoders" and "accuracy" in row]
-    for row in summary["rows"]:  # of notebook 08 the paper's recipe, last epoch, with label-shift compensation
-        if row["notebook"] == "08_classifier_retraining" and by_test(row) == "label shift" and row["recipe"] != "-":
+    retrained = [row for row in summary["rows"] if row["notebook"] == "08_classifier_retraining"]
+    for row in retrained:  # the paper's recipe, last epoch, with label-shift compensation
+        if row.get("test") == "label shift" and row.get("recipe") == "r=0.2 few":
             rows.append(row | {"method": f"{row['method']} (label shift)"})
     table = [line | {"seeds": line["n"]} for line in average(rows)]
     caption = (
@@ -81,7 +82,7 @@ def quick_table(summary: dict) -> str:
 
 def by_test(row: dict) -> str | None:
     """LDMLR's protocol beside its controls: the paper's recipe, by the logits that are tested."""
-    return row.get("test") if row.get("recipe") in ("-", "r=0.2 few") else None
+    return row["test"] if row["recipe"] in ("-", "r=0.2 few") else None
 
 
 def by_views(row: dict) -> str | None:
@@ -96,8 +97,11 @@ def by_help(row: dict) -> str | None:
 
 def retraining_lines(runs: dict[str, dict]) -> list[dict]:
     """A line for each method, by test and epoch: the last, and the best on the test set. Below, what LDMLR published."""
-    best = side_by_side(runs, lambda row: (test := by_test(row)) and f"{test}, best", "best_test_epoch")
-    last = side_by_side(runs, lambda row: (test := by_test(row)) and f"{test}, last")
+
+    def named(epoch: str) -> Callable[[dict], str | None]:
+        return lambda row: f"{by_test(row)}, {epoch}" if by_test(row) else None
+
+    last, best = side_by_side(runs, named("last")), side_by_side(runs, named("best"), "best_test_epoch")
     theirs, line = published_accuracy(), {"method": "as published (best of 400 epochs)"}
     for name in runs:
         for method, test in (("CE + LDMLR", "plain"), ("Label shift + LDMLR", "label shift")):

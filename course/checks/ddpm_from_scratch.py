@@ -78,15 +78,12 @@ def posterior(answer: Callable, random: Random) -> Iterator[Case]:
         }
         hint = "Multiply the two Gaussians: their precisions add up, 1 / (1 - alpha_bar_{t-1}) + (1 - beta_t) / beta_t."
         yield Case(numbers(variance, "The variance").mean(), 1 / precision, mistakes, hint, "The variance")
-
-        def weighted(share: float, clean: Tensor, noisy: Tensor, b=b, before=before, now=now) -> Tensor:
-            return (share**0.5 * b * clean + (1 - b) ** 0.5 * (1 - before) * noisy) / (1 - now)
-
+        of_x0, of_x_t = before**0.5 * b / (1 - now), (1 - b) ** 0.5 * (1 - before) / (1 - now)
+        late = now**0.5 * b / (1 - now)
         mistakes = {
-            "The weights of x_0 and x_t are swapped: near t = 0 the mean must lie close to x_0.": weighted(
-                before, x_t, x0
-            ),
-            "x_0 has its weight from alpha_bar_{t-1}, the step before, not from alpha_bar_t.": weighted(now, x0, x_t),
+            "The weights of x_0 and x_t are swapped: near t = 0 the mean must lie close to x_0.": of_x0 * x_t
+            + of_x_t * x0,
+            "x_0 has its weight from alpha_bar_{t-1}, the step before, not from alpha_bar_t.": late * x0 + of_x_t * x_t,
             "This is x_0 noised to step t - 1; it forgets what x_t says about the noise.": before**0.5 * x0,
         }
         hint = (
