@@ -223,8 +223,8 @@ def rows_with_numbers(text: str, row: re.Pattern = TDFA_LINE) -> list[str]:
 def claims(notebook: dict) -> Iterator[str]:
     """What is said of TDFA is marked as what its README shows or as a reconstruction, and no number is called its own."""
     for number, cell in enumerate(notebook["cells"], start=1):
-        said = unmarked("".join(cell["source"])) if cell["cell_type"] == "markdown" else []
-        for text in said + [row for output in cell.get("outputs", []) for row in rows_with_numbers(_text(output))]:
+        claimed = unmarked("".join(cell["source"])) if cell["cell_type"] == "markdown" else []
+        for text in claimed + [row for output in cell.get("outputs", []) for row in rows_with_numbers(_text(output))]:
             yield f"cell {number}: of TDFA only its README is known; say so, or call it a reconstruction ({text!r})"
 
 
