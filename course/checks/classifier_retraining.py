@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from course.checks.long_tailed_data import CIFAR10
 from course.checks.tools import Case, Random, Refusals, Wrong, exercise, logits_like, numbers, pieces, seeded
 from lt_utils.metrics.statistics import student
 
-CIFAR10 = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
 CONTROLS = ("No generation", "Resampled real", "Class Gaussian", "Uniform noise")
 METHOD, BASELINE = "Diffusion", "Cross-entropy"
 

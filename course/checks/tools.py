@@ -93,7 +93,7 @@ def exercise(number: str, praise: str, hint: str = "", *, times: int = 1, over: 
     rounds = [(one,) for one in over] or [()] * times
 
     def decorate(check: Callable) -> Callable[[Callable], None]:
-        @functools.wraps(check)
+        @functools.wraps(check, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
         def checked(answer: Callable) -> None:
             try:
                 _run(check, _guarded(answer, hint), rounds, hint)
