@@ -10,18 +10,17 @@ tagged `expected-picture`; and a discussion. In exercises/ the solution is a Not
 the expected pictures.
 """
 
-import argparse
 import ast
 import copy
 import json
 import os
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from course import gates
+from course.command import command
 from lt_utils.errors import CourseError
 from lt_utils.files import REPOSITORY
 from lt_utils.runs.parameters import read_notebook
@@ -36,17 +35,15 @@ GATES = (gates.executed, gates.clean_outputs, gates.no_machine_paths, gates.shor
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise: difficulty 1 to 3, minutes, the goal, and its cells' text and code (the solution included)."""
+    """One exercise: difficulty 1 to 3, minutes, its text, and the code of its function (solution included) and its check."""
 
     number: str
     title: str
     difficulty: int
     minutes: int
-    goal: str
     text: str
     code: str
     check: str
-    discussion: str
 
     @property
     def function(self) -> str:
@@ -69,49 +66,34 @@ def load(path: Path) -> dict:
 
 def read(notebook: dict) -> list[Exercise]:
     """The exercises of a source notebook, in order. CourseError names what one of them lacks."""
-    found, cells = [], notebook["cells"]
-    starts = [
-        place for place, cell in enumerate(cells) if cell["cell_type"] == "markdown" and HEADING.search(cell["source"])
-    ]
-    for start, end in zip(starts, [*starts[1:], len(cells)], strict=True):
-        heading, facts = HEADING.search(cells[start]["source"]), FACTS.search(cells[start]["source"])
-        code = [cell["source"] for cell in cells[start:end] if cell["cell_type"] == "code"]
-        notes = [cell["source"] for cell in cells[start + 1 : end] if cell["cell_type"] == "markdown"]
-        stubs = [source for source in code if "# BEGIN SOLUTION" in source]
-        checks = [source for source in code if re.match(r"check\.\w+\(", source)]
-        for there, what in (
-            (facts, "a line **Difficulty** ★☆☆ · **Time** 5 minutes · **Goal** ..."),
-            (len(stubs) == 1 and len(functions(stubs[0])) == 1, "one cell with one function and its solution"),
-            (len(checks) == 1, "one cell that begins with check."),
-            (any("<summary>Discussion" in note for note in notes), "a discussion"),
-        ):
-            if not there:
-                raise CourseError(f"Exercise {heading['number']} needs {what}.")
-        stars, minutes, goal = facts.groups()
-        discussion = next(note for note in notes if "<summary>Discussion" in note)
-        found.append(
-            Exercise(
-                heading["number"],
-                heading["title"],
-                len(stars),
-                int(minutes),
-                goal,
-                cells[start]["source"],
-                stubs[0],
-                checks[0],
-                discussion,
-            )
-        )
-    return found
+    cells = notebook["cells"]
+    is_start = [cell["cell_type"] == "markdown" and HEADING.search(cell["source"]) for cell in cells]
+    starts = [place for place, found in enumerate(is_start) if found]
+    return [_exercise(cells[start:end]) for start, end in zip(starts, [*starts[1:], len(cells)], strict=True)]
+
+
+def _exercise(cells: list[dict]) -> Exercise:
+    """The exercise of a row of cells, of which the first has its heading."""
+    text, *notes = (cell["source"] for cell in cells if cell["cell_type"] == "markdown")
+    code = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
+    heading, facts = HEADING.search(text), FACTS.search(text)
+    stubs = [source for source in code if "# BEGIN SOLUTION" in source]
+    checks = [source for source in code if re.match(r"check\.\w+\(", source)]
+    needed = {
+        "a line **Difficulty** ★☆☆ · **Time** 5 minutes · **Goal** ...": facts,
+        "one cell with one function and its solution": len(stubs) == 1 and len(functions(stubs[0])) == 1,
+        "one cell that begins with check.": len(checks) == 1,
+        "a discussion": any("<summary>Discussion" in note for note in notes),
+    }
+    for what, is_there in needed.items():
+        if not is_there:
+            raise CourseError(f"Exercise {heading['number']} needs {what}.")
+    return Exercise(*heading.groups(), len(facts[1]), int(facts[2]), text, stubs[0], checks[0])
 
 
 def strip(source: str) -> str:
     """A code cell with every solution replaced by a NotImplementedError that says what to do."""
-
-    def stub(found: re.Match) -> str:
-        return f'{found["indent"]}raise NotImplementedError("your code here")\n'
-
-    return REGION.sub(stub, source).rstrip("\n")
+    return REGION.sub(r'\g<indent>raise NotImplementedError("your code here")\n', source).rstrip("\n")
 
 
 def exercises_of(notebook: dict) -> dict:
@@ -178,51 +160,45 @@ def problems(path: Path, exercises: Path = EXERCISES) -> Iterator[str]:
     """What is not as it should be in a source notebook and its exercises, one sentence each."""
     notebook = load(path)
     yield from (found for gate in GATES for found in gate(notebook))
-    number = f"{int(path.name[:2])}."
+    table = notebook["cells"][0]["source"]
     for one in read(notebook):
-        function = functions(one.code)[0]
-        if not one.number.startswith(number):
-            yield f"exercise {one.number} does not belong to notebook {path.name[:2]}"
-        if f"({one.function})" not in one.check:
-            yield f"exercise {one.number}: its check is not given {one.function}"
-        if function.returns is None or any(argument.annotation is None for argument in function.args.args):
-            yield f"exercise {one.number}: an argument or the result of {one.function} has no type"
-        if not ast.get_docstring(function):
-            yield f"exercise {one.number}: {one.function} has no docstring"
-        if "<summary>Hint</summary>" not in one.text or "</details>" not in one.text:
-            yield f"exercise {one.number} has no hint that opens"
-        if (
-            f"| {one.number} | {one.title} | {'★' * one.difficulty} | {one.minutes} |"
-            not in notebook["cells"][0]["source"]
-        ):
-            yield f"exercise {one.number} is not so in the table at the top"
+        function, number = functions(one.code)[0], f"exercise {one.number}"
+        types = [function.returns, *(argument.annotation for argument in function.args.args)]
+        row = f"| {one.number} | {one.title} | {'★' * one.difficulty} | {one.minutes} |"
+        needed = {
+            f"{number} does not belong to notebook {path.name[:2]}": one.number.startswith(f"{int(path.name[:2])}."),
+            f"{number}: its check is not given {one.function}": f"({one.function})" in one.check,
+            f"{number}: an argument or the result of {one.function} has no type": None not in types,
+            f"{number}: {one.function} has no docstring": ast.get_docstring(function),
+            f"{number} has no hint that opens": "<summary>Hint</summary>" in one.text and "</details>" in one.text,
+            f"{number} is not so in the table at the top": row in table,
+        }
+        yield from (sentence for sentence, is_so in needed.items() if not is_so)
     made = exercises / path.name
     if not made.exists() or made.read_text(encoding="utf-8") != text_of(exercises_of(notebook)):
         yield f"exercises/{path.name} is not what its source gives: python -m course exercises build"
 
 
-def main(arguments: list[str]) -> int:
+@command(
+    "exercises",
+    "Exercises: start, build, check.",
+    ("what", dict(choices=("start", "build", "check"))),
+    ("--to", dict(type=Path, default=MINE, help="start: the folder to work in (default: my_exercises)")),
+    ("--execute", dict(action="store_true", help="build: execute the solutions first")),
+)
+def main(what: str, to: Path, execute: bool) -> int:
     """The command line; see the top of this file. Exit status 1 if `check` finds something, 2 after an error."""
-    parser = argparse.ArgumentParser(prog="python -m course exercises", description="Exercises: start, build, check.")
-    parser.add_argument("what", choices=("start", "build", "check"))
-    parser.add_argument("--to", type=Path, default=MINE, help="start: the folder to work in (default: my_exercises)")
-    parser.add_argument("--execute", action="store_true", help="build: execute the solutions first")
-    asked = parser.parse_args(arguments)
-    try:
-        if asked.what == "check":
-            found = [f"{path.name}: {one}" for path in sorted(SOLUTIONS.glob("*.ipynb")) for one in problems(path)]
-            print("\n".join(found) or "Solutions and exercises are as they should be.")
-            return 1 if found else 0
-        if asked.what == "build":
-            print(f"exercises/: {len(build(execute=asked.execute))} notebooks made from solutions/.")
-            return 0
-        made, kept = start(asked.to)
-        for name in made:
-            print(f"made  {asked.to.name}/{name}")
-        for name in kept:
-            print(f"kept  {asked.to.name}/{name}: it is yours and was not touched")
-        print(f"Open {asked.to.name}/ in JupyterLab (make lab). To begin one anew, rename yours and run this again.")
+    if what == "check":
+        found = [f"{path.name}: {one}" for path in sorted(SOLUTIONS.glob("*.ipynb")) for one in problems(path)]
+        print("\n".join(found) or "Solutions and exercises are as they should be.")
+        return 1 if found else 0
+    if what == "build":
+        print(f"exercises/: {len(build(execute=execute))} notebooks made from solutions/.")
         return 0
-    except CourseError as error:
-        print(error, file=sys.stderr)
-        return 2
+    made, kept = start(to)
+    for name in made:
+        print(f"made  {to.name}/{name}")
+    for name in kept:
+        print(f"kept  {to.name}/{name}: it is yours and was not touched")
+    print(f"Open {to.name}/ in JupyterLab (make lab). To begin one anew, rename yours and run this again.")
+    return 0

@@ -4,17 +4,15 @@ nbval compares stored outputs with new ones, but it passes a notebook whose outp
 a notebook is built. Each gate here looks at one thing and says where and why it refuses.
 """
 
-import argparse
 import ast
 import json
 import re
-import sys
 import tokenize
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 
-from lt_utils.errors import CourseError
+from course.command import command
 from lt_utils.runs.parameters import assignments, read_notebook
 
 LINES = 40  # of a code cell, at most
@@ -225,8 +223,8 @@ def rows_with_numbers(text: str, row: re.Pattern = TDFA_LINE) -> list[str]:
 def claims(notebook: dict) -> Iterator[str]:
     """What is said of TDFA is marked as what its README shows or as a reconstruction, and no number is called its own."""
     for number, cell in enumerate(notebook["cells"], start=1):
-        said = unmarked("".join(cell["source"])) if cell["cell_type"] == "markdown" else []
-        for text in said + [row for output in cell.get("outputs", []) for row in rows_with_numbers(_text(output))]:
+        claimed = unmarked("".join(cell["source"])) if cell["cell_type"] == "markdown" else []
+        for text in claimed + [row for output in cell.get("outputs", []) for row in rows_with_numbers(_text(output))]:
             yield f"cell {number}: of TDFA only its README is known; say so, or call it a reconstruction ({text!r})"
 
 
@@ -253,15 +251,9 @@ def problems(path: Path) -> list[str]:
     return [f"{Path(path).name}: {found}" for gate in GATES for found in gate(notebook)]
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command("check", __doc__.splitlines()[0], ("notebooks", dict(nargs="+", type=Path)))
+def main(notebooks: list[Path]) -> int:
     """Print what is refused; exit status 1 if anything is, 2 if a file is no notebook."""
-    parser = argparse.ArgumentParser(prog="python -m course check", description=__doc__.splitlines()[0])
-    parser.add_argument("notebooks", nargs="+", type=Path)
-    paths = parser.parse_args(arguments).notebooks
-    try:
-        found = [problem for path in paths for problem in problems(path)]
-    except CourseError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print("\n".join(found) if found else f"{len(paths)} notebooks pass all {len(GATES)} gates.")
+    found = [problem for path in notebooks for problem in problems(path)]
+    print("\n".join(found) if found else f"{len(notebooks)} notebooks pass all {len(GATES)} gates.")
     return 1 if found else 0

@@ -30,13 +30,6 @@ def packages(pyproject: Path = REPOSITORY / "pyproject.toml") -> list[dict]:
     return rows
 
 
-def free_memory() -> float:
-    """Memory in bytes that can still be used without swapping."""
-    import psutil  # here, because only this needs it
-
-    return float(psutil.virtual_memory().available)
-
-
 def free_disk() -> float:
     """Free bytes on the disk where the runs are kept."""
     folder = root()
@@ -55,11 +48,13 @@ def accelerator() -> str:
 
 def facts() -> list[dict]:
     """Cores, threads, accelerator, precision, free memory and disk: rows of what, here, what the quick course needs."""
+    import psutil  # here, because only this needs it
+
     rows = [
         ("CPU cores, threads of torch", f"{cores()} cores, {torch.get_num_threads()} threads", "2 cores"),
         ("accelerator", accelerator(), "none"),
         ("precision of training", precision_for(device()), "fp32, or bf16 where it is fast"),
-        ("free memory", f"{free_memory() / GB:.1f} GB", "2 GB"),
+        ("free memory", f"{psutil.virtual_memory().available / GB:.1f} GB", "2 GB"),
         ("free disk for runs", f"{free_disk() / GB:.1f} GB", "1 GB"),
     ]
     return [dict(zip(("what", "here", "the quick course needs"), row, strict=True)) for row in rows]

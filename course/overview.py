@@ -93,10 +93,13 @@ def draw(data: ImageData, present: Collection[str] | None = None) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, x: float, y: float, width: float, height: float, title: str, down: float = 3.6) -> None:
+def _panel(axes: Axes, x: float, y: float, width: float, height: float, title: str, down=3.6, left=None) -> None:
+    """A box and its title, centred unless it begins at `left`, `down` below the upper edge."""
     style = {"boxstyle": "round,pad=0,rounding_size=1.3", "fc": "#F6F8FA", "ec": LINE, "lw": 1.3}
     axes.add_patch(FancyBboxPatch((x, y), width, height, **style))
-    axes.text(x + width / 2, y + height - down, title, ha="center", fontsize=10, fontweight="bold", color=INK)
+    place, align = (x + width / 2, "center") if left is None else (left, "left")
+    bold = {"fontsize": 10, "fontweight": "bold", "color": INK, "linespacing": 1.1}
+    axes.text(place, y + height - down, title, ha=align, **bold)
 
 
 def _badge(axes: Axes, number: str, place: tuple[float, float], there: bool) -> None:
@@ -134,8 +137,7 @@ def _images(axes: Axes, data: ImageData) -> None:
 
 def _image_diffusion(axes: Axes, data: ImageData) -> None:
     """One image as the sampler meets it: from noise to garment."""
-    _panel(axes, 37, 49.6, 38, 12.4, "")
-    axes.text(51, 59, "Diffusion on images", fontsize=10, fontweight="bold", color=INK)
+    _panel(axes, 37, 49.6, 38, 12.4, "Diffusion on images", down=3, left=51)
     image = data.train_images[0].cpu().float() / 127.5 - 1
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
     for place, signal in enumerate((0.0, 0.35, 0.62, 0.85, 1.0)):
@@ -145,8 +147,7 @@ def _image_diffusion(axes: Axes, data: ImageData) -> None:
 
 def _encoder(axes: Axes) -> None:
     """Layers that get smaller and deeper."""
-    _panel(axes, 37, 21, 14, 24, "")
-    axes.text(44, 39.4, "Encoder", ha="center", fontsize=10, fontweight="bold", color=INK)
+    _panel(axes, 37, 21, 14, 24, "Encoder", down=5.6)
     for place, height in enumerate((13.5, 10, 6.5, 3.6)):
         axes.add_patch(Rectangle((39.1 + 2.8 * place, 31 - height / 2), 1.7, height, fc=METHOD_COLOURS[1], alpha=0.85))
 
@@ -163,13 +164,12 @@ def _cloud(axes: Axes, x: float, y: float, sizes: Sequence[int], new: int = 0, s
 
 
 def _features(axes: Axes) -> None:
-    _panel(axes, 57, 21, 18, 24, "Features", 5.6)
+    _panel(axes, 57, 21, 18, 24, "Features", down=5.6)
     _cloud(axes, 66, 31.5, (55, 14, 3))
 
 
 def _feature_diffusion(axes: Axes) -> None:
-    _panel(axes, 50, 1, 32, 14, "")
-    axes.text(59.4, 12, "Diffusion on features", fontsize=10, fontweight="bold", color=INK)
+    _panel(axes, 50, 1, 32, 14, "Diffusion on features", down=3, left=59.4)
     generator = np.random.RandomState(5)
     final = generator.randn(22, 2)
     for place, (signal, alpha) in enumerate(((0.0, 0.35), (0.6, 0.5), (0.9, 0.75), (1.0, 1.0))):
@@ -179,17 +179,14 @@ def _feature_diffusion(axes: Axes) -> None:
 
 
 def _retraining(axes: Axes) -> None:
-    _panel(axes, 81, 21, 14, 24, "")
-    axes.text(
-        88, 38.2, "Classifier\nretraining", ha="center", fontsize=10, fontweight="bold", color=INK, linespacing=1.1
-    )
+    _panel(axes, 81, 21, 14, 24, "Classifier\nretraining", down=6.8)
     _cloud(axes, 88, 30.2, (26, 12, 3), new=12, spread=0.9)
     for x, y in ((83, 27.6), (93.4, 28.6), (87.6, 36.6)):
         axes.plot([87.9, x], [30.6, y], color=INK, lw=1.3, zorder=4)
 
 
 def _scoreboard(axes: Axes) -> None:
-    _panel(axes, 100, 21, 13, 24, "Scoreboard", 5.6)
+    _panel(axes, 100, 21, 13, 24, "Scoreboard", down=5.6)
     for row, (length, colour) in enumerate(zip((5.0, 7.4, 8.3, 7.8), METHOD_COLOURS, strict=False)):
         y = 34.6 - 3.7 * row
         axes.add_patch(Rectangle((101.6, y), length, 2.2, color=colour))

@@ -4,15 +4,15 @@ python -m course readme                     write README.md anew from notebooks/
 python -m course readme --from runs/quick   first store what that batch measured as notebooks/reference/quick.json
 """
 
-import argparse
 import base64
 import json
 import re
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from course.batch.plan import read_config
+from course.command import command
+from course.reference import published_accuracy
 from lt_utils.errors import CourseError
 from lt_utils.files import REPOSITORY, read_json, write_json
 from lt_utils.runs.folder import records
@@ -31,6 +31,7 @@ SHOWN = (  # the references that the README shows; each is needed
     "08_classifier_retraining_cifar10",
     "08_classifier_retraining_cifar100",
 )
+PUBLISHED_ENCODERS = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100"}
 
 
 def store(batch: Path, target: Path) -> Path:
@@ -55,85 +56,65 @@ def store(batch: Path, target: Path) -> Path:
     return target
 
 
+def stored(name: str) -> dict:
+    """A stored run (notebooks/reference/<name>.json). CourseError if it is missing."""
+    record = read_json(REPOSITORY / "notebooks" / "reference" / f"{name}.json")
+    if "rows" not in (record or ()):
+        raise CourseError(f"notebooks/reference/{name}.json is missing or broken: restore the file, or make it anew.")
+    return record
+
+
 def quick_table(summary: dict) -> str:
     """The recognition rows of the quick profile, mean ± std over seeds, and what they were measured on."""
     rows = [row for row in summary["rows"] if row["notebook"] == "03_encoders" and "accuracy" in row]
-    rows += [row for row in summary["rows"] if row["notebook"] == "08_classifier_retraining" and in_main_table(row)]
-    rows = [
-        row | {"method": row["method"] + " (label shift)"} if row.get("test") == "label shift" else row for row in rows
-    ]
-    table = average(rows)
-    for line in table:
-        line["seeds"] = line.pop("n")
-    seconds = sum(summary["seconds"].values())
-    told = (
+    retrained = [row for row in summary["rows"] if row["notebook"] == "08_classifier_retraining"]
+    for row in retrained:  # the paper's recipe, last epoch, with label-shift compensation
+        if row.get("test") == "label shift" and row.get("recipe") == "r=0.2 few":
+            rows.append(row | {"method": f"{row['method']} (label shift)"})
+    table = [line | {"seeds": line["n"]} for line in average(rows)]
+    caption = (
         f"{summary['device']}, threads in each notebook: {summary['threads']}, torch {summary['versions']['torch']}, "
         f"commit {str(summary['commit'])[:7]}, {summary['finished'][:10]}; the times of all notebooks add up to "
-        f"{seconds / 60:.0f} minutes."
+        f"{sum(summary['seconds'].values()) / 60:.0f} minutes."
     )
-    return markdown(table, ["method", *MEASURES, "seeds"]) + f"\n\n*{told}*"
+    return markdown(table, ["method", *MEASURES, "seeds"]) + f"\n\n*{caption}*"
 
 
-def in_main_table(row: dict) -> bool:
-    """Of notebook 08 the README shows the paper's recipe, last epoch, with label-shift compensation."""
-    return row.get("test") == "label shift" and row.get("recipe") == "r=0.2 few"
+def by_test(row: dict) -> str | None:
+    """LDMLR's protocol beside its controls: the paper's recipe, by the logits that are tested."""
+    return row["test"] if row["recipe"] in ("-", "r=0.2 few") else None
 
 
-def published_runs() -> dict[str, dict]:
-    """The stored runs of notebook 08 on the published encoders, by the name of their data set."""
-    names = {"CIFAR-10": "08_classifier_retraining_cifar10", "CIFAR-100": "08_classifier_retraining_cifar100"}
-    return {shown: read_json(REPOSITORY / "notebooks" / "reference" / f"{name}.json") for shown, name in names.items()}
+def by_views(row: dict) -> str | None:
+    """The matched comparison: every source of added features, by kind of views."""
+    return row["views"] if (row["recipe"], row["test"]) == ("top-up", "plain") else None
 
 
-def _told(runs: dict[str, dict]) -> str:
-    minutes = " and ".join(f"{record['seconds'] / 60:.0f}" for record in runs.values())
-    return f"*Percent, {made_with(next(iter(runs.values())))}; the two runs took {minutes} minutes, side by side.*"
+def by_help(row: dict) -> str | None:
+    """What helps, between label shift and the bound."""
+    return "accuracy" if row["method"] == "Label shift" or row["recipe"] in ("ours", "bound") else None
 
 
-def retraining_table(runs: dict[str, dict]) -> str:
-    """LDMLR's protocol beside its controls on the published encoders: last epoch, and the best epoch on the test set."""
+def retraining_lines(runs: dict[str, dict]) -> list[dict]:
+    """A line for each method, by test and epoch: the last, and the best on the test set. Below, what LDMLR published."""
 
     def named(epoch: str) -> Callable[[dict], str | None]:
-        return lambda row: f"{row['test']}, {epoch}" if row["recipe"] in ("-", "r=0.2 few") else None
+        return lambda row: f"{by_test(row)}, {epoch}" if by_test(row) else None
 
-    lines, best = (
-        side_by_side(runs, named("last")),
-        side_by_side(runs, named("best"), "best_test_epoch"),
-    )
-    lines = [line | best.get(method, {}) for method, line in lines.items()]
-    published = read_json(REPOSITORY / "notebooks" / "reference" / "published_ldmlr.json")["rows"]
-    theirs = {(row["method"], row["data"], row["imbalance"]): row["accuracy"] for row in published}
-    line = {"method": "as published (best of 400 epochs)"}
-    for data, key in (("CIFAR-10", "cifar10"), ("CIFAR-100", "cifar100")):
-        line[f"{data}, plain, best"] = theirs["CE + LDMLR", key, 100]
-        line[f"{data}, label shift, best"] = theirs["Label shift + LDMLR", key, 100]
-    tests = [f"{test}, {epoch}" for test in ("plain", "label shift") for epoch in ("last", "best")]
-    columns = [f"{data}, {test}" for data in runs for test in tests]
-    return markdown([*lines, line], ["method", *columns], digits=2) + "\n\n" + _told(runs)
+    last, best = side_by_side(runs, named("last")), side_by_side(runs, named("best"), "best_test_epoch")
+    theirs, line = published_accuracy(), {"method": "as published (best of 400 epochs)"}
+    for name in runs:
+        for method, test in (("CE + LDMLR", "plain"), ("Label shift + LDMLR", "label shift")):
+            line[f"{name}, {test}, best"] = theirs[method, PUBLISHED_ENCODERS[name], 100]
+    return [*(line | best.get(method, {}) for method, line in last.items()), line]
 
 
-def ladder_table(runs: dict[str, dict]) -> str:
-    """The matched comparison on the published encoders: every source of added features, on three kinds of views."""
-    lines = side_by_side(
-        runs, lambda row: row["views"] if (row["recipe"], row["test"]) == ("top-up", "plain") else None
-    )
-    columns = [f"{data}, {kind}" for data in runs for kind in ("clean", "weak", "strong")]
-    return markdown(list(lines.values()), ["method", *columns], digits=2) + "\n\n" + _told(runs)
-
-
-def helped_table(runs: dict[str, dict]) -> str:
-    """What helps on the published encoders, between label shift and the bound."""
-
-    def chosen(row: dict) -> str | None:
-        baseline = row["method"] == "Label shift"
-        return "accuracy" if baseline or row["recipe"] in ("ours", "bound") else None
-
-    lines = side_by_side(runs, chosen)
-    return (
-        markdown(list(lines.values()), ["method", *(f"{data}, accuracy" for data in runs)], digits=2)
-        + "\n\n"
-        + _told(runs)
-    )
+def retraining_table(runs: dict[str, dict], lines: Iterable[dict], columns: Sequence[str]) -> str:
+    """Runs of notebook 08 side by side, the same columns for each of them, and what they were measured with."""
+    minutes = " and ".join(f"{record['seconds'] / 60:.0f}" for record in runs.values())
+    names = ["method", *(f"{name}, {column}" for name in runs for column in columns)]
+    caption = f"*Percent, {made_with(next(iter(runs.values())))}; the two runs took {minutes} minutes, side by side.*"
+    return markdown(list(lines), names, digits=2) + f"\n\n{caption}"
 
 
 def fill(text: str, name: str, content: str) -> str:
@@ -158,42 +139,36 @@ def picture(notebook: str = PICTURE) -> bytes:
 
 def text_from_records(readme: str) -> str:
     """README.md with its generated parts written anew from the stored results. CourseError if one of these is missing."""
-    stored = {name: read_json(REPOSITORY / "notebooks" / "reference" / f"{name}.json") for name in SHOWN}
-    for name, record in stored.items():
-        if "rows" not in (record or ()):
-            raise CourseError(
-                f"notebooks/reference/{name}.json is missing or broken: restore the file, or make it anew."
-            )
-    readme = fill(readme, "quick results", quick_table(stored["quick"]))
-    encoders = reference_markdown("03_encoders_published", ["data", "method", *MEASURES, "published"])
-    readme = fill(readme, "published encoders", encoders)
-    own = reference_markdown("03_encoders_own", ["data", "method", *MEASURES, "published"])
-    readme = fill(readme, "own encoders", own)
-    runs = published_runs()
-    readme = fill(readme, "published retraining", retraining_table(runs))
-    readme = fill(readme, "published methods", ladder_table(runs))
-    readme = fill(readme, "published helped", helped_table(runs))
-    return fill(readme, "generated images", stored_tables(stored["06_class_balancing_diffusion_laptop"]))
+    records = {name: stored(name) for name in SHOWN}
+    runs = {name: records[f"08_classifier_retraining_{data}"] for name, data in PUBLISHED_ENCODERS.items()}
+    columns = ["data", "method", *MEASURES, "published"]
+    parts = {
+        "quick results": quick_table(records["quick"]),
+        "published encoders": reference_markdown("03_encoders_published", columns),
+        "own encoders": reference_markdown("03_encoders_own", columns),
+        "published retraining": retraining_table(
+            runs, retraining_lines(runs), ("plain, last", "plain, best", "label shift, last", "label shift, best")
+        ),
+        "published methods": retraining_table(runs, side_by_side(runs, by_views).values(), ("clean", "weak", "strong")),
+        "published helped": retraining_table(runs, side_by_side(runs, by_help).values(), ("accuracy",)),
+        "generated images": stored_tables(records["06_class_balancing_diffusion_laptop"]),
+    }
+    for name, content in parts.items():
+        readme = fill(readme, name, content)
+    return readme
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command(
+    "readme",
+    __doc__.splitlines()[0],
+    ("--from", dict(dest="batch", type=Path, help="folder of a finished batch, such as runs/quick")),
+)
+def main(batch: Path | None) -> int:
     """The command line; exit status 0, or 2 with one sentence."""
-    parser = argparse.ArgumentParser(prog="python -m course readme", description=__doc__.splitlines()[0])
-    parser.add_argument("--from", dest="batch", type=Path, help="folder of a finished batch, such as runs/quick")
-    chosen = parser.parse_args(arguments)
-    try:
-        if chosen.batch:
-            store(chosen.batch, REPOSITORY / "notebooks" / "reference" / "quick.json")
-        path = REPOSITORY / "README.md"
-        path.write_text(text_from_records(path.read_text(encoding="utf-8")), encoding="utf-8")
-        (REPOSITORY / "notebooks" / "reference" / "picture.png").write_bytes(picture())
-    except CourseError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(
-            f"{error.filename} cannot be read or written ({error.strerror}): mend that and try again.", file=sys.stderr
-        )
-        return 2
+    if batch:
+        store(batch, REPOSITORY / "notebooks" / "reference" / "quick.json")
+    path = REPOSITORY / "README.md"
+    path.write_text(text_from_records(path.read_text(encoding="utf-8")), encoding="utf-8")
+    (REPOSITORY / "notebooks" / "reference" / "picture.png").write_bytes(picture())
     print("README.md and notebooks/reference/picture.png hold what is stored.")
     return 0

@@ -10,11 +10,10 @@ tables.show_reference. The references of notebooks 07 and 08 come from config/ld
     python -m course keep RUN_FOLDER 08_classifier_retraining_cifar10 "TITLE" --by recipe views method test
 """
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from course.command import command
 from lt_utils.errors import CourseError, choose
 from lt_utils.files import REPOSITORY, is_name, read_json, write_json
 from lt_utils.viz.tables import average, reference
@@ -43,19 +42,25 @@ def averaged(rows: Sequence[dict], by: Sequence[str]) -> list[dict]:
     return result
 
 
+def published_accuracy() -> dict[tuple, float]:
+    """The accuracies that LDMLR published, by method, data set and imbalance factor."""
+    rows = reference("published_ldmlr")[0]["rows"]
+    return {(row["method"], row["data"], row["imbalance"]): row["accuracy"] for row in rows}
+
+
 def beside_published(rows: Sequence[dict]) -> list[dict]:
     """The rows, each with the number that LDMLR published for its method, data set and imbalance factor, or None.
 
     Raises CourseError for rows without one of these columns.
     """
-    for column in ("method", "data", "imbalance"):
+    columns = ("method", "data", "imbalance")
+    for column in columns:
         if any(column not in row for row in rows):
             raise CourseError(
                 f"--published looks LDMLR's numbers up by {column}, which not every row has: leave it out."
             )
-    theirs = reference("published_ldmlr")[0]["rows"]
-    values = {(row["method"], row["data"], row["imbalance"]): row["accuracy"] for row in theirs}
-    return [row | {"published": values.get((row["method"], row["data"], row["imbalance"]))} for row in rows]
+    theirs = published_accuracy()
+    return [row | {"published": theirs.get(tuple(row[column] for column in columns))} for row in rows]
 
 
 def save_reference(
@@ -94,31 +99,30 @@ def save_reference(
     facts = record.get("facts", {})
     if size := facts.get("parameters_of_encoder"):
         rows = [row | {"parameters": size} for row in rows]
-    rows = beside_published(rows) if published else rows
-    kept = {"title": title, "parameters": parameters, **{key: record[key] for key in FROM_RECORD if key in record}}
+    if published:
+        rows = beside_published(rows)
+    content = {"title": title, "parameters": parameters} | {key: record[key] for key in FROM_RECORD if key in record}
+    content["rows"] = rows
+    if facts.get("paired"):
+        content["paired"] = facts["paired"]
+    if facts.get("classifiers"):
+        content["classifiers"] = averaged(facts["classifiers"], ["filled"])
     path = (target or REPOSITORY / "notebooks" / "reference") / f"{name}.json"
-    more = {"paired": facts["paired"]} if facts.get("paired") else {}
-    more |= {"classifiers": averaged(facts["classifiers"], ["filled"])} if facts.get("classifiers") else {}
-    write_json(path, {**kept, "rows": rows, **more, "note": note})
+    write_json(path, content | {"note": note})
     return path
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command(
+    "keep",
+    __doc__.splitlines()[0],
+    ("folder", dict(type=Path, help="folder of a finished run")),
+    ("name", dict(help="name of the reference, beginning with the notebook's")),
+    ("title", dict(help="data, encoder, seeds: one line")),
+    ("--note", dict(default="", help="what a reader has to know")),
+    ("--by", dict(nargs="*", default=(), help="columns to average over seeds by")),
+    ("--published", dict(action="store_true", help="beside each row LDMLR's number, for encoders")),
+)
+def main(**chosen: object) -> int:
     """The command line; exit status 0, or 2 with one sentence."""
-    parser = argparse.ArgumentParser(prog="python -m course keep", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder of a finished run")
-    parser.add_argument("name", help="name of the reference, beginning with the notebook's")
-    parser.add_argument("title", help="data, encoder, seeds: one line")
-    parser.add_argument("--note", default="", help="what a reader has to know")
-    parser.add_argument("--by", nargs="*", default=(), help="columns to average over seeds by")
-    parser.add_argument("--published", action="store_true", help="beside each row LDMLR's number, for encoders")
-    chosen = parser.parse_args(arguments)
-    try:
-        path = save_reference(
-            chosen.folder, chosen.name, chosen.title, chosen.note, chosen.by, published=chosen.published
-        )
-    except CourseError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"wrote {path.relative_to(REPOSITORY)}")
+    print(f"wrote {save_reference(**chosen).relative_to(REPOSITORY)}")
     return 0

@@ -6,12 +6,12 @@ notebook that fails stays as it was.
 """
 
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
 from unittest.mock import patch
 
+from course.command import command
 from course.gates import problems
 from lt_utils.errors import CourseError
 from lt_utils.files import write_whole
@@ -48,16 +48,12 @@ def execute(path: Path) -> float:
     return time.monotonic() - begin
 
 
-def main(arguments: list[str]) -> int:
+@command("refresh", __doc__.splitlines()[0], ("notebooks", dict(nargs="+", type=Path)))
+def main(notebooks: list[Path]) -> int:
     """Execute each notebook named; print its time and what the gates still refuse. Exit status 2 after an error."""
     with tempfile.TemporaryDirectory() as runs, patch.dict(os.environ, LT_RUNS=runs):
-        for argument in arguments:
-            path = Path(argument)
-            try:
-                print(f"{path.name}: {duration(execute(path))}", flush=True)
-            except CourseError as error:
-                print(error, file=sys.stderr)
-                return 2
+        for path in notebooks:
+            print(f"{path.name}: {duration(execute(path))}", flush=True)
             for problem in problems(path):
                 print(f"  {problem}")
     return 0

@@ -1,6 +1,7 @@
 """Checks of the exercises: one module for each notebook, one function for each exercise.
 
-A check takes the learner's function, calls it with fresh random inputs and compares the answers with a closed form or an
-implementation of another kind. It prints one line when they are right. When they are wrong it says which idea is missing;
-`tools` has what all checks share. tests/test_exercises.py tries every check with right and with wrong answers.
+A check calls the learner's function with random inputs and returns what is to be judged: a Case, the answer beside the right
+one (a closed form, or an implementation of another kind) and beside what each likely mistake gives; or Refusals, the sentence
+of each mistake and whether it was made. `tools.exercise` does the rest: it prints one line when all is right, else it says
+which idea is missing. tests/course/test_exercises.py tries every check with right and with wrong answers.
 """

@@ -1,17 +1,47 @@
 """What every check shares: how it refuses an answer, how it compares, where its random inputs come from."""
 
+import copy
 import functools
-from collections.abc import Callable, Mapping
+import random as python_random
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+Refusals = Mapping[str, bool]  # the sentence of each mistake, and whether it was made
+
+
+class Random(torch.Generator):
+    """Random numbers for inputs, with a new seed each time; the learner's own are left alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seed()
+
+    def between(self, low: float, high: float) -> float:
+        """A number, uniform in low .. high."""
+        return low + (high - low) * torch.rand((), generator=self, dtype=torch.float64).item()
+
+    def whole(self, low: int, high: int) -> int:
+        """A whole number in low .. high, both included."""
+        return int(torch.randint(low, high + 1, (), generator=self))
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers, float64."""
+        return torch.randn(shape, generator=self, dtype=torch.float64)
+
 
 class Wrong(AssertionError):
-    """An answer that is not right: its text says which idea is missing. IPython shows the sentence alone."""
+    """An answer that is not right: its text says which idea is missing. IPython shows the sentence, and below it the error
+    of the learner's own code, if one is the cause."""
 
     def _render_traceback_(self) -> list[str]:
-        return [f"Not yet right. {self}"]
+        cause = self.__cause__
+        own = traceback.format_exception(type(cause), cause, cause.__traceback__.tb_next) if cause else []
+        return [f"Not yet right. {self}", *"".join(own).splitlines()]
 
 
 class NotDone(NotImplementedError):
@@ -21,49 +51,134 @@ class NotDone(NotImplementedError):
         return [f"{self}"]
 
 
-def exercise(number: str, told: str) -> Callable:
-    """Make a check of exercise `number` out of a function that takes the answer and raises Wrong.
+@dataclass
+class Case:
+    """One answer of the learner's function beside the right one.
 
-    The check prints "`number` is right: `told`." when nothing was raised. It raises NotDone (a NotImplementedError) for an
-    untouched stub, and Wrong (an AssertionError) with the missing idea for a wrong answer. An error inside the learner's
-    own code comes through as it is, with its traceback.
+    Args:
+        answer, right: numbers or tensors of one shape.
+        mistakes: for each known mistake the idea that is missing, and the answer which that mistake gives here; one that is
+            not named gives the right answer here.
+        hint: the idea to look at if no known mistake fits; by default that of the exercise.
+        what: what gives the answers, for the messages. Cases of one `what` are judged together.
+        rtol, atol: what counts as equal.
     """
 
-    def decorate(check: Callable[[Callable], None]) -> Callable[[Callable], None]:
-        @functools.wraps(check)
+    answer: object
+    right: object
+    mistakes: Mapping[str, object]
+    hint: str = ""
+    what: str = "The function"
+    rtol: float = 1e-4
+    atol: float = 1e-5
+
+    def __post_init__(self) -> None:
+        self.answer = numbers(self.answer, self.what)
+        self.right = torch.as_tensor(self.right).cpu().double()
+
+    def gives(self, other: object) -> bool:
+        """Whether the answer equals `other`."""
+        other = torch.as_tensor(other).cpu().double()
+        return other.shape == self.answer.shape and torch.allclose(self.answer, other, rtol=self.rtol, atol=self.atol)
+
+
+def exercise(number: str, praise: str, hint: str = "", *, times: int = 1, over: Iterable = ()) -> Callable:
+    """Make a check of exercise `number` out of a function of the learner's answer and a random generator.
+
+    That function is called `times`, or with each element of `over` as a third argument. It returns or yields cases and
+    refusals, or raises Wrong itself. The check prints "`number` is right: `praise`." when all is right. It raises NotDone (a
+    NotImplementedError) for an untouched stub, and Wrong (an AssertionError) with the missing idea, or else the hint, for a
+    wrong answer.
+    """
+    rounds = [(one,) for one in over] or [()] * times
+
+    def decorate(check: Callable) -> Callable[[Callable], None]:
+        @functools.wraps(check, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
         def checked(answer: Callable) -> None:
             try:
-                check(answer)
+                _run(check, _guarded(answer, hint), rounds, hint)
             except NotImplementedError:
                 raise NotDone(
                     f"Exercise {number} waits for you: write the body of {answer.__name__} in the cell above, run it, "
                     "and run this cell again."
                 ) from None
             except Wrong as wrong:
-                raise Wrong(f"{number}: {wrong}") from None
-            print(f"{number} is right: {told}.")
+                raise Wrong(f"{number}: {wrong}") from wrong.__cause__
+            print(f"{number} is right: {praise}.")
 
-        checked.number = number
+        del checked.__wrapped__  # help() shows what a learner passes: the answer alone
         return checked
 
     return decorate
 
 
-def fresh() -> torch.Generator:
-    """A CPU generator with a new seed at each call; the learner's own random numbers are left alone."""
-    generator = torch.Generator()
-    generator.seed()
-    return generator
+def _run(check: Callable, answer: Callable, rounds: Iterable[tuple], hint: str) -> None:
+    """Call the function of a check in all rounds and judge what it gives."""
+    random, cases = Random(), []
+    try:
+        for which in rounds:
+            found = check(answer, random, *which)
+            for one in found if isinstance(found, Iterator) else [found]:
+                if isinstance(one, Case):
+                    cases.append(one)
+                else:
+                    _refuse(one or {})
+    finally:
+        judge(cases, hint)  # after an error, too: the cases before it may name the idea
 
 
-def between(low: float, high: float, random: torch.Generator) -> float:
-    """A random number, uniform in low .. high."""
-    return low + (high - low) * torch.rand((), generator=random, dtype=torch.float64).item()
+def _guarded(answer: Callable, hint: str) -> Callable:
+    """The answer, called with copies of its inputs. An error that comes of the inputs' shapes or types is one sentence; any
+    other comes through as it is, with its traceback."""
+
+    def call(*inputs: object) -> object:
+        try:
+            return answer(*(x if isinstance(x, Tensor) and x.requires_grad else copy.deepcopy(x) for x in inputs))
+        except (TypeError, RuntimeError, ValueError, IndexError) as error:
+            if isinstance(error, NotImplementedError) and "not implemented for" not in str(
+                error
+            ):  # torch has no such type
+                raise
+            if hint and "must match" in str(error):
+                raise Wrong(f"The shapes do not fit together ({error}). {hint}") from error
+            first = str(error).partition("\n")[0].rstrip(".")
+            given = f" It was given {', '.join(map(_described, inputs))}, in this order." if inputs else ""
+            raise Wrong(f"Your function stops with {type(error).__name__}: {first}.{given}") from error
+
+    return call
 
 
-def whole(low: int, high: int, random: torch.Generator) -> int:
-    """A random whole number in low .. high, both included."""
-    return int(torch.randint(low, high + 1, (), generator=random))
+def _described(value: object) -> str:
+    """An input in few words: a tensor by its type and shape."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    if isinstance(value, int | float):
+        return f"{value:.4g}"
+    return "a function" if callable(value) else f"a {type(value).__name__} of {len(value)}"
+
+
+def judge(cases: Sequence[Case], hint: str = "") -> None:
+    """Nothing if all answers are right; else Wrong, with the sentence of the mistake that gives all these answers: two ideas
+    may agree once by chance, but not every time."""
+    for what in dict.fromkeys(case.what for case in cases):
+        together = [case for case in cases if case.what == what]
+        failed = [case for case in together if not case.gives(case.right)]
+        for idea in dict.fromkeys(idea for case in failed for idea in case.mistakes):
+            if all(case.gives(case.mistakes.get(idea, case.right)) for case in together):
+                raise Wrong(idea)
+        if failed:
+            first, hint = failed[0], failed[0].hint or hint
+            if first.answer.shape != first.right.shape:
+                shapes = f"gives shape {list(first.answer.shape)}; wanted is {list(first.right.shape)}"
+                raise Wrong(f"{what} {shapes}. {hint}")
+            raise Wrong(hint)
+
+
+def _refuse(mistakes: Refusals) -> None:
+    """Raise Wrong with the first sentence that is true; nothing if none is."""
+    for idea, is_made in mistakes.items():
+        if is_made:
+            raise Wrong(idea)
 
 
 def numbers(answer: object, what: str = "The function") -> Tensor:
@@ -79,6 +194,14 @@ def numbers(answer: object, what: str = "The function") -> Tensor:
     return values
 
 
+def number(answer: object, what: str = "The function") -> float:
+    """The answer as one number; Wrong if it is none."""
+    values = numbers(answer, what)
+    if values.numel() != 1:
+        raise Wrong(f"{what} gives shape {list(values.shape)}; wanted is one number.")
+    return values.item()
+
+
 def pieces(answer: object, count: int, names: str) -> tuple:
     """The answer as a tuple of `count` pieces; Wrong if it is none."""
     if answer is None:
@@ -88,61 +211,36 @@ def pieces(answer: object, count: int, names: str) -> tuple:
     return tuple(answer)
 
 
-class Trials:
-    """Answers to several random inputs, judged together: two ideas may agree once by chance, but not every time.
-
-    Args: what: what gives the answers, for the messages. rtol, atol: what counts as equal.
-    """
-
-    def __init__(self, what: str = "The function", rtol: float = 1e-4, atol: float = 1e-5) -> None:
-        self.what, self.rtol, self.atol = what, rtol, atol
-        self.seen: list[tuple[Tensor, Tensor, Mapping[str, object], str]] = []
-
-    def add(self, answer: object, right: object, mistakes: Mapping[str, object], otherwise: str) -> None:
-        """Note one answer.
-
-        Args:
-            answer, right: numbers or tensors of one shape.
-            mistakes: for each known mistake the idea that is missing, and the answer which that mistake gives here; one
-                that is not named gives the right answer here.
-            otherwise: the idea to look at if no known mistake fits.
-        """
-        self.seen.append((numbers(answer, self.what), torch.as_tensor(right).cpu().double(), mistakes, otherwise))
-
-    def judge(self) -> None:
-        """Nothing if all answers are right; else Wrong, with the sentence of the mistake that gives all these answers."""
-        failed = [one for one in self.seen if not self._fits(one[0], one[1])]
-        if not failed:
-            return
-        for idea in {idea: None for one in failed for idea in one[2]}:
-            if all(self._fits(values, mistakes.get(idea, right)) for values, right, mistakes, _ in self.seen):
-                raise Wrong(idea)
-        values, right, _, otherwise = failed[0]
-        if values.shape != right.shape:
-            raise Wrong(f"{self.what} gives shape {list(values.shape)}; wanted is {list(right.shape)}. {otherwise}")
-        raise Wrong(otherwise)
-
-    def _fits(self, values: Tensor, other: object) -> bool:
-        other = torch.as_tensor(other).cpu().double()
-        return other.shape == values.shape and torch.allclose(values, other, rtol=self.rtol, atol=self.atol)
+def logits_like(logits: Tensor, answer: object) -> Tensor:
+    """The answer as numbers; Wrong if it has not the shape of the logits."""
+    given = numbers(answer)
+    if given.shape != logits.shape:
+        raise Wrong(f"Logits of shape {list(logits.shape)} are wanted, the answer has {list(given.shape)}.")
+    return given
 
 
-def settle(
-    answer: object,
-    right: object,
-    mistakes: Mapping[str, object],
-    otherwise: str,
-    *,
-    what: str = "The function",
-    rtol: float = 1e-4,
-    atol: float = 1e-5,
-) -> None:
-    """Trials with one answer: nothing if it is right, else Wrong with the missing idea."""
-    trials = Trials(what, rtol, atol)
-    trials.add(answer, right, mistakes, otherwise)
-    trials.judge()
+def predicted(answer: Callable, count: int, names: str) -> list[float]:
+    """The numbers that a learner predicts."""
+    return [number(value) for value in pieces(answer(), count, names)]
 
 
 def near(value: float, measured: float, band: float) -> bool:
     """Whether a predicted number lies within `band` of the measured one."""
     return abs(value - measured) <= band
+
+
+def seeded(answer: Callable, *inputs: object, seed: int) -> Iterator[object]:
+    """What the answer gives with a seed, with the same one again, and with another; Wrong if it moves global random numbers."""
+    before = _global_random_state()
+    for one in (seed, seed, seed + 1):
+        yield answer(*inputs, one)
+        if _global_random_state() != before:
+            raise Wrong(
+                "Your function moves the global random numbers, so whatever draws after it changes, too. Give it a "
+                "generator of its own: torch.Generator().manual_seed(seed)."
+            )
+
+
+def _global_random_state() -> tuple:
+    _, numpy_numbers, numpy_place, *_ = np.random.get_state()
+    return torch.get_rng_state().tolist(), python_random.getstate(), numpy_numbers.tolist(), numpy_place

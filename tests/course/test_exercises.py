@@ -101,6 +101,13 @@ def test_a_mistake_is_shown_in_a_sentence_and_an_error_in_the_learners_code_in_f
     assert waits.value._render_traceback_() == [str(waits.value)]
     with pytest.raises(ZeroDivisionError):
         check("1.1", room, lambda n_max, classes, imbalance: 1 / 0)
+    with pytest.raises(AssertionError) as stopped:
+        check("1.1", room, lambda n_max, classes: [n_max] * classes)
+    sentence, *own = stopped.value._render_traceback_()
+    assert re.search(
+        r"1\.1: Your function stops with TypeError: .+ It was given 5000, 10, 100, in this order\.$", sentence
+    )
+    assert own[-1].startswith("TypeError: ") and isinstance(stopped.value.__cause__, TypeError)
     with pytest.raises(AssertionError, match="a return is missing"):
         check("1.1", room, lambda n_max, classes, imbalance: None)
 

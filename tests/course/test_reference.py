@@ -46,7 +46,9 @@ def test_keeping_a_run_averages_seeds_and_drops_machine_paths(tmp_path):
     record = {"parameters": {"ENCODER_FILE": "/some/where/enc.npz", "STEPS": 3}, "rows": rows, "device": "CPU"}
     record["facts"] = {"classifiers": useful, "paired": []}
     (tmp_path / "record.json").write_text(json.dumps(record))
-    stored = json.loads(save_reference(tmp_path, "08_x", "toy", by=["method"], target=tmp_path / "reference").read_text())
+    stored = json.loads(
+        save_reference(tmp_path, "08_x", "toy", by=["method"], target=tmp_path / "reference").read_text()
+    )
     averaged = {"method": "CE", "n": 3, "accuracy": 72.0, "accuracy std": 2.0, "kd": 0.0123, "kd std": 0.0002}
     assert stored["rows"] == [averaged]
     assert stored["classifiers"] == [{"filled": "nothing", "n": 2, "accuracy": 50.5, "accuracy std": 0.71}]
@@ -55,7 +57,9 @@ def test_keeping_a_run_averages_seeds_and_drops_machine_paths(tmp_path):
     record["facts"]["parameters_of_encoder"] = 464154
     record["rows"] = [{"method": m, "data": "cifar10", "imbalance": 100, "accuracy": 70.0} for m in ("CE", "Ours")]
     (tmp_path / "record.json").write_text(json.dumps(record))
-    stored = json.loads(save_reference(tmp_path, "03_x", "toy", target=tmp_path / "reference", published=True).read_text())
+    stored = json.loads(
+        save_reference(tmp_path, "03_x", "toy", target=tmp_path / "reference", published=True).read_text()
+    )
     assert [row["published"] for row in stored["rows"]] == [72.46, None]
     assert {row["parameters"] for row in stored["rows"]} == {464154}
     assert stored["parameters"] == {"ENCODER_FILE": "enc.npz", "STEPS": 3}

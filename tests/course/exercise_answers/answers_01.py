@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 
 
@@ -70,6 +71,12 @@ def empty_groups_too(right: torch.Tensor, labels: torch.Tensor, counts: list[int
     return {"many": 0.0, "medium": 0.0, "few": 0.0} | groups_by_loop(right, labels, counts)
 
 
+def nan_for_empty_groups(right: torch.Tensor, labels: torch.Tensor, counts: list[int]) -> dict[str, float]:
+    groups = [group(n) for n in counts]
+    chosen = {name: [groups[label] == name for label in labels.tolist()] for name in ("many", "medium", "few")}
+    return {name: 100 * right[torch.tensor(mask)].double().mean().item() for name, mask in chosen.items()}
+
+
 def mean_of_classes(right: torch.Tensor, labels: torch.Tensor, counts: list[int]) -> dict[str, float]:
     by_class = [100 * right[labels == c].double().mean().item() for c in range(len(counts))]
     members = {name: [c for c, n in enumerate(counts) if group(n) == name] for name in ("many", "medium", "few")}
@@ -115,6 +122,20 @@ def any_class(labels: torch.Tensor, counts: list[int], seed: int) -> torch.Tenso
     return torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[: sum(counts)]
 
 
+def a_generator_for_each_class(labels: torch.Tensor, counts: list[int], seed: int) -> torch.Tensor:
+    kept = []
+    for c, n in enumerate(counts):
+        places = (labels == c).nonzero().flatten()
+        kept.append(places[torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))[:n]])
+    return torch.cat(kept)
+
+
+def seed_of_numpy(labels: torch.Tensor, counts: list[int], seed: int) -> torch.Tensor:
+    np.random.seed(seed)
+    places = [(labels == c).nonzero().flatten().numpy() for c in range(len(counts))]
+    return torch.tensor([i for place, n in zip(places, counts, strict=True) for i in np.random.permutation(place)[:n]])
+
+
 def always_seed_zero(labels: torch.Tensor, counts: list[int], seed: int) -> torch.Tensor:
     return subset_by_random_keys(labels, counts, 0)
 
@@ -151,12 +172,15 @@ WRONG = {
         "many is > 100, few is < 20": bounds_included,
         "go by *training* images": groups_by_test_images,
         "yours are shares": shares,
-        "leave it out": empty_groups_too,
+        "not even 0 or nan: leave it out": nan_for_empty_groups,
+        "it has no accuracy": empty_groups_too,
         "Each test image counts once": mean_of_classes,
     },
     "1.3": {
         "the first images of each class": first_ones,
         "moves the global random numbers": global_seed,
+        "so whatever draws after it changes": seed_of_numpy,
+        "made anew for each class": a_generator_for_each_class,
         "draw without replacement": with_replacement,
         "gave two different subsets": without_seed,
         "draw within each class": any_class,

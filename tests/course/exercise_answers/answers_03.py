@@ -59,6 +59,7 @@ WRONG = {
         "but the training prior is not out": lambda z, counts, test: z + test.log(),
         "Both priors were added": lambda z, counts, test: z + log_prior(counts, z) + test.log(),
         "The logits are unchanged": lambda z, counts, test: torch.log_softmax(z, 1),
+        "not implemented for 'Long'": lambda z, counts, test: z - torch.softmax(torch.tensor(counts), 0),
         "replace pi_c by the test prior": lambda z, counts, test: z * test / log_prior(counts, z).exp(),
     },
     "3.2": {
@@ -81,6 +82,8 @@ WRONG = {
         "your 2 is missing": lambda f, w, g, scale: scale * density(cosines(f, w) / 2, g.sigmoid()),
         "The scale is missing": lambda f, w, g, scale: density(cosines(f, w), g.sigmoid()),
         "so this is no density": lambda f, w, g, scale: 2 * math.pi * scale * density(cosines(f, w), g.sigmoid()),
+        "It was given float64 [": lambda f, w, g, scale: scale * density(f.float() @ w.T, g.sigmoid()),
+        "The shapes do not fit together": lambda f, w, g, scale: scale * density(cosines(f, w), g.sigmoid()[:, None]),
         "Step by step": lambda f, w, g, scale: scale * cosines(f, w),
     },
     "3.4": {

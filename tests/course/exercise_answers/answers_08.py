@@ -67,7 +67,20 @@ def repeated_in_turn(features, labels, c, amount, generator):
 
 
 def unseeded(features, labels, amounts, seed):
+    return by_random_places(features, labels, amounts, torch.Generator().seed() % 2**31)
+
+
+def global_seed(features, labels, amounts, seed):
+    torch.manual_seed(seed)
     return by_random_places(features, labels, amounts, int(torch.randint(2**31, ())))
+
+
+def places_in_one_row(features, labels, amounts, seed):
+    return features.flatten()[labels @ features], labels
+
+
+def indexed_by_a_fraction(counts, ratio, chosen, least):
+    return [counts[ratio * c] for c in chosen]
 
 
 def seed_ignored(features, labels, amounts, seed):
@@ -143,6 +156,7 @@ WRONG = {
         "wanted is what is added": lambda counts, ratio, chosen, least: [
             n + g for n, g in zip(counts, amounts(counts, ratio, chosen, least), strict=True)
         ],
+        "stops with TypeError: list indices must be integers": indexed_by_a_fraction,
         "and all others 0": lambda counts, ratio, chosen, least: [max(counts) - n for n in counts],
     },
     "8.2": {
@@ -151,6 +165,8 @@ WRONG = {
         "are no real ones": with_noise,
         "draw by chance": repeated_in_turn,
         "The same seed gave other features": unseeded,
+        "moves the global random numbers": global_seed,
+        "stops with RuntimeError": places_in_one_row,
         "the seed is not used": seed_ignored,
         "must get amounts[c] features": same_number_for_all,
     },
