@@ -1,6 +1,6 @@
-"""The README's numbers and picture come from stored results: this writes them, and a test fails when they differ.
+"""Numbers and picture of README.md and RESULTS.md come from stored results: this writes them, and a test fails when they differ.
 
-python -m course readme                     write README.md anew from notebooks/ and notebooks/reference/
+python -m course readme                     write both anew from notebooks/ and notebooks/reference/
 python -m course readme --from runs/quick   first store what that batch measured as notebooks/reference/quick.json
 """
 
@@ -19,6 +19,7 @@ from lt_utils.runs.folder import records
 from lt_utils.viz.image_results import stored_tables
 from lt_utils.viz.tables import MEASURES, average, made_with, markdown, reference_markdown, side_by_side
 
+PAGES = ("README.md", "RESULTS.md")
 PICTURE = "00_start_here"  # its first picture is the whole course
 SHOWN_FACTS = ("device", "threads", "commit", "versions")
 SHOWN = (  # the references that the README shows; each is needed
@@ -117,13 +118,11 @@ def retraining_table(runs: dict[str, dict], lines: Iterable[dict], columns: Sequ
     return markdown(list(lines), names, digits=2) + f"\n\n{caption}"
 
 
-def fill(text: str, name: str, content: str) -> str:
+def fill(text: str, name: str, content: str, page: str = "README.md") -> str:
     """`text` with the part between `<!-- name -->` and `<!-- /name -->` replaced. CourseError if it has no such part."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
     if not pattern.search(text):
-        raise CourseError(
-            f"README.md has no part between <!-- {name} --> and <!-- /{name} -->: put the two marks back."
-        )
+        raise CourseError(f"{page} has no part between <!-- {name} --> and <!-- /{name} -->: put the two marks back.")
     return pattern.sub(lambda found: found[1] + content.strip() + "\n" + found[2], text)
 
 
@@ -137,25 +136,32 @@ def picture(notebook: str = PICTURE) -> bytes:
     raise CourseError(f"{path.name} has no stored picture: run `make notebooks`.")
 
 
-def text_from_records(readme: str) -> str:
-    """README.md with its generated parts written anew from the stored results. CourseError if one of these is missing."""
+def parts() -> dict[str, dict[str, str]]:
+    """The generated parts of each page, from the stored results. CourseError if one of these is missing."""
     records = {name: stored(name) for name in SHOWN}
     runs = {name: records[f"08_classifier_retraining_{data}"] for name, data in PUBLISHED_ENCODERS.items()}
     columns = ["data", "method", *MEASURES, "published"]
-    parts = {
-        "quick results": quick_table(records["quick"]),
-        "published encoders": reference_markdown("03_encoders_published", columns),
-        "own encoders": reference_markdown("03_encoders_own", columns),
-        "published retraining": retraining_table(
-            runs, retraining_lines(runs), ("plain, last", "plain, best", "label shift, last", "label shift, best")
-        ),
-        "published methods": retraining_table(runs, side_by_side(runs, by_views).values(), ("clean", "weak", "strong")),
-        "published helped": retraining_table(runs, side_by_side(runs, by_help).values(), ("accuracy",)),
-        "generated images": stored_tables(records["06_class_balancing_diffusion_laptop"]),
+    tests = ("plain, last", "plain, best", "label shift, last", "label shift, best")
+    return {
+        "README.md": {"quick results": quick_table(records["quick"])},
+        "RESULTS.md": {
+            "generated images": stored_tables(records["06_class_balancing_diffusion_laptop"]),
+            "published encoders": reference_markdown("03_encoders_published", columns),
+            "published retraining": retraining_table(runs, retraining_lines(runs), tests),
+            "published methods": retraining_table(
+                runs, side_by_side(runs, by_views).values(), ("clean", "weak", "strong")
+            ),
+            "published helped": retraining_table(runs, side_by_side(runs, by_help).values(), ("accuracy",)),
+            "own encoders": reference_markdown("03_encoders_own", columns),
+        },
     }
-    for name, content in parts.items():
-        readme = fill(readme, name, content)
-    return readme
+
+
+def text_from_records(page: str, text: str) -> str:
+    """The text of a page, README.md or RESULTS.md, with its generated parts written anew."""
+    for name, content in parts()[page].items():
+        text = fill(text, name, content, page)
+    return text
 
 
 @command(
@@ -167,8 +173,9 @@ def main(batch: Path | None) -> int:
     """The command line; exit status 0, or 2 with one sentence."""
     if batch:
         store(batch, REPOSITORY / "notebooks" / "reference" / "quick.json")
-    path = REPOSITORY / "README.md"
-    path.write_text(text_from_records(path.read_text(encoding="utf-8")), encoding="utf-8")
+    texts = {page: (REPOSITORY / page).read_text(encoding="utf-8") for page in PAGES}
+    for page, text in texts.items():
+        (REPOSITORY / page).write_text(text_from_records(page, text), encoding="utf-8")
     (REPOSITORY / "notebooks" / "reference" / "picture.png").write_bytes(picture())
-    print("README.md and notebooks/reference/picture.png hold what is stored.")
+    print("README.md, RESULTS.md and notebooks/reference/picture.png hold what is stored.")
     return 0

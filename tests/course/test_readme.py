@@ -1,4 +1,4 @@
-"""The README says what is stored, and nothing else; the paths it names are there, and its program runs."""
+"""README.md and RESULTS.md say what is stored, and nothing else; the paths it names are there, and its program runs."""
 
 import ast
 import importlib
@@ -19,12 +19,16 @@ from lt_utils.files import REPOSITORY
 
 README = REPOSITORY / "README.md"
 STORED = REPOSITORY / "notebooks" / "reference" / "quick.json"
-TEXTS = [README, *(REPOSITORY / name for name in ("CONTRIBUTING.md", "data_prep/README.md", "benchmarks/README.md"))]
+TEXTS = [
+    README,
+    *(REPOSITORY / name for name in ("RESULTS.md", "CONTRIBUTING.md", "data_prep/README.md", "benchmarks/README.md")),
+]
 
 
-def test_generated_parts_equal_the_stored_results():
-    text = README.read_text(encoding="utf-8")
-    assert readme.text_from_records(text) == text, "run `python -m course readme`"
+@pytest.mark.parametrize("page", readme.PAGES)
+def test_generated_parts_equal_the_stored_results(page):
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    assert readme.text_from_records(page, text) == text, "run `python -m course readme`"
 
 
 def test_one_altered_digit_is_seen():
@@ -102,7 +106,7 @@ def test_a_missing_or_broken_reference_is_told(tmp_path, monkeypatch, content):
         kept = path.read_text()
         path.unlink() if content is None else path.write_text(content)
         with pytest.raises(CourseError, match=f"{name}.json is missing or broken"):
-            readme.text_from_records("")
+            readme.text_from_records("RESULTS.md", "")
         path.write_text(kept)
 
 
