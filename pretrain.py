@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import sys
 import time
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from lt_utils import checkpoints, files, recipes, sampling
 from lt_utils.class_balancing import MECHANISMS, train_generator
 from lt_utils.datasets import ImageData, load
 from lt_utils.denoisers import UNet
-from lt_utils.diffusion import cosine_schedule, linear_schedule
+from lt_utils.diffusion import Schedule, cosine_schedule, linear_schedule
 from lt_utils.encoders import ResNet, encode
 from lt_utils.errors import CourseError, choose
 from lt_utils.extractors import encoder_extractor
@@ -137,7 +136,7 @@ class Pretraining:
         cpu = time.process_time() - began
         facts = dict(objective=recipe["objective"], schedule=recipe["schedule"], T=len(schedule))
         checkpoints.save_model(self.path(name), model, half=True, **facts)
-        found = self._measures(name, schedule, recipe["objective"])
+        found = self._measures(name, data, schedule, recipe["objective"])
         return self._card(name, data, recipe, (around, cpu), measured_with=self._measured_with(), measures=found)
 
     def _measured_with(self) -> dict:
@@ -147,14 +146,18 @@ class Pretraining:
             "judge_accuracy_on_test_images": self.make("judge")["measures"]["accuracy_on_test_images"],
         }
 
-    def _measures(self, name: str, schedule, objective: str) -> dict:
-        """{guidance: {group: {measure: value}}} of samples from the stored weights; the sheet shows the first guidance."""
+    def _measures(self, name: str, data: ImageData, schedule: Schedule, objective: str) -> dict:
+        """{guidance: {group: {measure: value}}} of samples from the stored weights.
+
+        The sheet shows those of the first guidance. memorisation compares with the images it was trained on.
+        """
         ask, whole, counts = self.settings["measures"], self.whole, self.tail.counts
         model = checkpoints.load_model(self.path(name), UNet, device())[0]
-        extract, labels = encoder_extractor(self.judge, "judge"), sampling.balanced_labels(ask["samples"], whole.classes)
-        real = (whole.test_images, whole.test_labels) if self.reference == "test" else (whole.train_images, whole.train_labels)
-        real_features, test = extract(real[0])[0], (extract(whole.test_images)[0], whole.test_labels)
-        training, found = (extract(self.tail.train_images)[0], self.tail.train_labels), {}
+        extract = encoder_extractor(self.judge, "judge")
+        labels = sampling.balanced_labels(ask["samples"], whole.classes)
+        everything = (extract(whole.train_images)[0], whole.train_labels)
+        test = (extract(whole.test_images)[0], whole.test_labels)
+        training, found = (extract(data.train_images)[0], data.train_labels), {}
         for omega in ask["omegas"]:
             images, _ = sampling.sample_to(
                 self.folder / "samples" / f"{name}-omega{omega:g}-{checkpoints.fingerprint(model)[:8]}",
@@ -172,7 +175,13 @@ class Pretraining:
             if omega == ask["omegas"][0]:
                 sampling.save_sheet(self.folder / f"{name}.png", images, labels, per_class=16)
             features, probabilities = extract(images)
-            rows = measure(extract, (real_features, real[1]), (features, probabilities, labels), counts, prd_runs=3)
+            rows = measure(
+                extract,
+                test if self.reference == "test" else everything,
+                (features, probabilities, labels),
+                counts,
+                prd_runs=3,
+            )
             right = label_accuracy(probabilities, labels, counts)
             near = group_memorisation((features, labels), training, test, counts)
             by_class = class_accuracy(probabilities, labels).tolist()
