@@ -180,7 +180,7 @@ class Pretraining:
                 test if self.reference == "test" else everything,
                 (features, probabilities, labels),
                 counts,
-                prd_runs=3,
+                prd_runs=ask["prd_runs"],
             )
             right = label_accuracy(probabilities, labels, counts)
             near = group_memorisation((features, labels), training, test, counts)
