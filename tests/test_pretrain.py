@@ -1,19 +1,22 @@
 """pretrain.py: weights, card and sheet of a name; finished and stopped trainings; what may not be asked for."""
 
 import dataclasses
+import importlib.util
 import json
 
 import pytest
 import torch
 import yaml
 
-import pretrain
 from lt_utils import checkpoints, datasets
 from lt_utils.denoisers import UNet
 from lt_utils.encoders import ResNet
 from lt_utils.plan import REPOSITORY, read_yaml
 
 COURSE = REPOSITORY / "config" / "pretrained.yaml"
+spec = importlib.util.spec_from_file_location("pretrain", REPOSITORY / "pretrain.py")  # a command, not in the package
+pretrain = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(pretrain)
 
 
 @pytest.fixture
