@@ -106,13 +106,15 @@ class UNet(nn.Module):
     """U-Net of DDPM (Ho et al. 2020) with a label embedding, as class-balancing diffusion (CBDM) uses it.
 
     Args:
-        channels: channels of the images [B, channels, H, W]; H and W divisible by 2^(levels - 1).
+        channels: channels of the images [B, channels, H, W]; H and W divisible by patch * 2^(levels - 1).
         num_classes: number of classes C; 0 for an unconditional network.
         width: channels at full resolution. mults: channels of each level, as multiples of width.
         attention: the levels (0 = full resolution) with attention; the middle block always has it.
         blocks: residual blocks per level on the way down. dropout: probability in each residual block.
         augmentation: numbers that describe how an image was augmented, 9 with `edm_augment`; 0 for a network without.
         groups: groups of every normalisation; default: 32, of four channels or more.
+        patch: the network works on squares of patch x patch pixels, which become channels at the input and pixels again
+            at the output: with 2, a quarter of the positions and of the work. 1: pixels.
 
     width 128, mults (1, 2, 2, 2), attention (1,), blocks 2 is the CIFAR network of DDPM: 35.8 million parameters.
     `published_unet` builds it as class-balancing diffusion does, initial weights included.
@@ -129,8 +131,11 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         augmentation: int = 0,
         groups: int | None = None,
+        patch: int = 1,
     ) -> None:
         super().__init__()
+        if patch < 1:
+            raise CourseError(f"patch is the side of a square of pixels, 1 or more, not {patch}.")
         self.config = dict(
             channels=channels,
             num_classes=num_classes,
@@ -141,11 +146,12 @@ class UNet(nn.Module):
             dropout=dropout,
             augmentation=augmentation,
             groups=groups,
+            patch=patch,
         )
-        self.no_label, self.levels = num_classes, len(mults)
+        self.no_label, self.levels, self.patch = num_classes, len(mults), patch
         condition = 4 * width
         self.condition = Condition(width, condition, num_classes, augmentation)
-        self.stem = nn.Conv2d(channels, width, 3, padding=1)
+        self.stem = nn.Conv2d(channels * patch**2, width, 3, padding=1)
 
         def block(inputs: int, outputs: int, level: int) -> ResidualBlock:
             return ResidualBlock(inputs, outputs, condition, level in attention, dropout, groups)
@@ -169,7 +175,7 @@ class UNet(nn.Module):
                 now = mult * width
             if level:
                 self.up.append(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(now, now, 3, padding=1)))
-        self.norm, self.out = GroupNorm(now, groups), nn.Conv2d(now, channels, 3, padding=1)
+        self.norm, self.out = GroupNorm(now, groups), nn.Conv2d(now, channels * patch**2, 3, padding=1)
         nn.init.normal_(self.out.weight, std=1e-5)
         nn.init.zeros_(self.out.bias)
 
@@ -178,10 +184,17 @@ class UNet(nn.Module):
 
         augmentation [B, 9]: how each image was augmented; None, as in sampling, is "not at all".
         """
+        if x.shape[-1] % self.patch or x.shape[-2] % self.patch:
+            raise CourseError(
+                f"A U-Net with patch {self.patch} takes images that divide into squares of {self.patch} x {self.patch} pixels, "
+                f"not {x.shape[-2]} x {x.shape[-1]}."
+            )
+        if self.patch > 1:
+            x = F.pixel_unshuffle(x, self.patch)  # [B, channels patch^2, H / patch, W / patch]
         if x.shape[-1] % 2 ** (self.levels - 1) or x.shape[-2] % 2 ** (self.levels - 1):
             raise CourseError(
-                f"A U-Net with {self.levels} levels halves the image {self.levels - 1} times: "
-                f"{x.shape[-2]} x {x.shape[-1]} pixels cannot be halved so often; use fewer entries in mults."
+                f"A U-Net with {self.levels} levels halves the image {self.levels - 1} times: {x.shape[-2]} x {x.shape[-1]} "
+                f"{'pixels' if self.patch == 1 else 'squares'} cannot be halved so often; use fewer entries in mults."
             )
         condition = self.condition(t, y, augmentation)
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
@@ -195,7 +208,8 @@ class UNet(nn.Module):
             x = layer(torch.cat([x, skips.pop()], dim=1), condition) if isinstance(layer, ResidualBlock) else layer(x)
         # The last layer in float32: it is small, and few output channels make bfloat16 convolutions slow on CPUs.
         with torch.autocast(x.device.type, enabled=False):
-            return self.out(F.silu(self.norm(x.float())))
+            out = self.out(F.silu(self.norm(x.float())))
+            return F.pixel_shuffle(out, self.patch) if self.patch > 1 else out
 
 
 SIZES = {

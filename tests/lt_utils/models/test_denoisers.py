@@ -160,3 +160,53 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(model(x, t, t), model(x, t, t))
     model.eval()
     assert torch.equal(model(x, t, t), model(x, t, t))
+
+
+def test_a_patch_of_one_pixel_changes_neither_the_first_weights_nor_the_output():
+    options, models = dict(width=16, mults=(1, 2), attention=(1,), blocks=1), []
+    for more in ({}, {"patch": 1}):
+        torch.manual_seed(0)
+        models.append(UNet(1, 3, **options, **more))
+    old = {name: value for name, value in models[0].config.items() if name != "patch"}
+    models.append(UNet(**old))  # as from a checkpoint that knows no patch
+    models[2].load_state_dict(models[0].state_dict())
+    x, t, y = torch.randn(2, 1, 8, 8), torch.tensor([3, 700]), torch.tensor([0, 3])
+    assert all(torch.equal(model(x, t, y), models[0](x, t, y)) for model in models)
+    assert models[0].stem.weight.sum().item() == pytest.approx(0.5026314, abs=1e-5)  # as it was without the option
+
+
+def test_patches_become_channels_inside_and_pixels_again_at_the_end():
+    torch.manual_seed(0)
+    model = UNet(3, 4, width=16, mults=(1, 2), attention=(1,), blocks=1, patch=2).eval()
+    torch.nn.init.normal_(model.out.weight, std=0.1)
+    assert model.stem.in_channels == model.out.out_channels == 3 * 2 * 2
+    seen = []
+    model.stem.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    x, t, y = torch.randn(2, 3, 12, 8), torch.tensor([3, 700]), torch.tensor([0, 4])
+    out = model(x, t, y)
+    assert out.shape == x.shape and seen[0].shape == (2, 12, 6, 4)
+    assert torch.equal(seen[0][:, 6], x[:, 1, 1::2, ::2])  # second colour, lower left pixel of each square
+    # The network on squares, as one of its own on images of 12 channels: only the way in and out differs.
+    plain = UNet(12, 4, width=16, mults=(1, 2), attention=(1,), blocks=1).eval()
+    plain.load_state_dict(model.state_dict())
+    inside = plain(torch.nn.functional.pixel_unshuffle(x, 2), t, y)
+    assert torch.equal(torch.nn.functional.pixel_shuffle(inside, 2), out)
+
+
+@pytest.mark.parametrize(
+    "size, options, told",
+    [
+        ((30, 28), dict(mults=(1, 2), patch=4), "images that divide into squares of 4 x 4 pixels, not 30 x 28"),
+        ((28, 28), dict(mults=(1, 2, 2), patch=4), "halves the image 2 times: 7 x 7 squares cannot be halved"),
+    ],
+)
+def test_images_that_do_not_divide_into_patches_are_refused(size, options, told):
+    model = UNet(1, 3, width=8, blocks=1, **options)
+    with pytest.raises(CourseError, match=told):
+        model(torch.zeros(1, 1, *size), torch.tensor([0]), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("patch", [0, -1])
+def test_a_patch_smaller_than_a_pixel_is_refused(patch):
+    with pytest.raises(CourseError, match=f"side of a square of pixels, 1 or more, not {patch}[.]"):
+        UNet(1, 3, width=8, blocks=1, patch=patch)

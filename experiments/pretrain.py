@@ -1,0 +1,231 @@
+"""Train again what the course ships: the judge and the image generators of config/pretrained.yaml, each by its name.
+
+    python -m experiments.pretrain judge regular-seed0 balanced-seed0
+    python -m experiments.pretrain --list
+
+Each leaves in --folder (default runs/pretrained) NAME.safetensors, the weights in half precision; NAME.json, its card;
+NAME.png, a sheet of samples, a row for each class. A training that was stopped goes on where it was; what is finished stays.
+The numbers of a card are those of the weights as they are stored. Test images serve for these alone: with
+--reference train the balanced training images take their place, and nothing is chosen by the test set.
+"""
+
+import argparse
+import hashlib
+import sys
+import time
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torchvision.utils import save_image
+
+from lt_utils import files
+from lt_utils.data.datasets import BUNDLED_FOLDER, ImageData, load
+from lt_utils.diffusion.class_balancing import MECHANISMS, train_generator
+from lt_utils.diffusion.generate import balanced_labels, sample_to
+from lt_utils.diffusion.schedules import Schedule, cosine_schedule, linear_schedule
+from lt_utils.errors import CourseError, choose
+from lt_utils.files import REPOSITORY, read_yaml
+from lt_utils.hashing import fingerprint
+from lt_utils.metrics.extractors import encoder_extractor
+from lt_utils.metrics.generation import label_accuracy, measure
+from lt_utils.metrics.neighbours import group_memorisation
+from lt_utils.metrics.recognition import accuracy, class_accuracy
+from lt_utils.models.resnet import ResNet, encode
+from lt_utils.models.unet import UNet
+from lt_utils.recognition.encoders import train_judge
+from lt_utils.runs.provenance import surroundings
+from lt_utils.training import checkpoints
+from lt_utils.training.devices import device
+from lt_utils.training.lr_schedules import warmup_cosine
+
+SCHEDULES = {"cosine": cosine_schedule, "linear": linear_schedule}
+
+
+class Pretraining:
+    """What config/pretrained.yaml asks for, made in `folder`; `reference`: "test" or "train", the real images compared with."""
+
+    def __init__(self, settings: dict, folder: Path, reference: str = "test") -> None:
+        self.settings, self.folder, self.reference = settings, folder, choose("reference", reference, ("test", "train"))
+        self.names = ["judge", *settings["generators"]]
+        self.whole = load(settings["data"])
+        self.tail = self.whole.long_tailed(settings["imbalance"], seed=settings["subset_seed"])
+
+    def path(self, name: str) -> Path:
+        """The finished weights of one of `names`."""
+        return self.folder / f"{name}.safetensors"
+
+    def make(self, name: str) -> dict:
+        """The card of one of `names`: read if it is there, else trained, measured and written, last of all files."""
+        choose("name", name, self.names)
+        if card := files.read_json(self.folder / f"{name}.json"):
+            return card
+        card = self._judge() if name == "judge" else self._generator(name)
+        files.write_json(self.folder / f"{name}.json", card)
+        return card
+
+    @cached_property
+    def judge(self) -> ResNet:
+        """The judge as it is stored; made if there is none yet."""
+        self.make("judge")
+        return checkpoints.load_model(self.path("judge"), ResNet, device())[0]
+
+    def _data(self, data: ImageData) -> dict:
+        file = hashlib.sha256((BUNDLED_FOLDER / f"{self.whole.name}.npz").read_bytes())
+        cut = {} if data is self.whole else {k: self.settings[k] for k in ("imbalance", "subset_seed")}
+        return {"key": data.key, **cut, "counts": data.counts, "sha256_of_the_file": file.hexdigest()}
+
+    def _card(self, name: str, data: ImageData, recipe: dict, begun: tuple[dict, float], **more: object) -> dict:
+        """Where it comes from, and how long it took: seconds on the clock, and of the processor since it last went on."""
+        path, (around, cpu) = self.path(name), begun
+        weights, facts = checkpoints.load(path)
+        _, training = checkpoints.load(self._training(name))
+        return {
+            "name": name,
+            "file": path.name,
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "network": {"class": facts["class"], **facts["config"]},
+            "parameters": sum(w.numel() for w in weights.values() if w.is_floating_point()),
+            "data": self._data(data),
+            "recipe": recipe,
+            "steps": training["step"],
+            "seconds": round(training["seconds"]),
+            "cpu_seconds_since_resumed": round(cpu),
+            **around,
+            **more,
+        }
+
+    def _training(self, name: str) -> Path:
+        return self.folder / "training" / f"{name}.safetensors"
+
+    def _judge(self) -> dict:
+        recipe, around, began = self.settings["judge"], surroundings(), time.process_time()
+        model = train_judge(self.whole, **recipe, checkpoint=self._training("judge"))
+        cpu = time.process_time() - began
+        checkpoints.save_model(self.path("judge"), model, half=True)
+        model = checkpoints.load_model(self.path("judge"), ResNet, device())[0]
+        logits, labels = encode(model, self.whole.test_images)[1].cpu(), self.whole.test_labels
+        found = {
+            "accuracy_on_test_images": round(accuracy(logits, labels), 2),
+            "by_class": [round(value, 1) for value in class_accuracy(logits, labels).tolist()],
+            "test_images": len(labels),
+        }
+        return self._card("judge", self.whole, recipe, (around, cpu), measures=found)
+
+    def _generator(self, name: str) -> dict:
+        # What is said of all, and of this one, which goes before; a fine-tuned one starts from the weights of another.
+        recipe = self.settings["training"] | self.settings["generators"][name]
+        around, began = surroundings(), time.process_time()
+        mechanism, seed = choose("mechanism", recipe["mechanism"], MECHANISMS), recipe["seed"]
+        data = self.whole if recipe["set"] == "balanced" else self.tail
+        if recipe.get("start"):
+            self.make(recipe["start"])
+            start = checkpoints.load_model(self.path(recipe["start"]), UNet)[0]
+        else:
+            torch.manual_seed(seed)
+            augmentation = 9 if MECHANISMS[mechanism].augmented else 0
+            start = UNet(data.channels, data.num_classes, **self.settings["network"], augmentation=augmentation)
+        schedule = SCHEDULES[choose("schedule", recipe["schedule"], SCHEDULES)]()
+        model = train_generator(
+            start,
+            data,
+            schedule,
+            mechanism,
+            lr_schedule=warmup_cosine,
+            seed=seed,
+            checkpoint=self._training(name),
+            save_every=60,
+            title=name,
+            **{key: recipe[key] for key in ("steps", "batch_size", "lr", "ema_decay", "objective", "label_dropout")},
+        )
+        cpu = time.process_time() - began
+        facts = dict(objective=recipe["objective"], schedule=recipe["schedule"], T=len(schedule))
+        checkpoints.save_model(self.path(name), model, half=True, **facts)
+        found = self._measures(name, data, schedule, recipe["objective"])
+        return self._card(name, data, recipe, (around, cpu), measured_with=self._measured_with(), measures=found)
+
+    def _measured_with(self) -> dict:
+        return self.settings["measures"] | {
+            "reference": f"balanced {self.reference} images",
+            "judge": fingerprint(self.judge),
+            "judge_accuracy_on_test_images": self.make("judge")["measures"]["accuracy_on_test_images"],
+        }
+
+    def _measures(self, name: str, data: ImageData, schedule: Schedule, objective: str) -> dict:
+        """{guidance: {group: {measure: value}}} of samples from the stored weights.
+
+        The sheet shows those of the first guidance. memorisation compares with the images it was trained on.
+        """
+        ask, whole, counts = self.settings["measures"], self.whole, self.tail.counts
+        model = checkpoints.load_model(self.path(name), UNet, device())[0]
+        extract = encoder_extractor(self.judge, "judge")
+        labels = balanced_labels(ask["samples"], whole.num_classes)
+        everything = (extract(whole.train_images)[0], whole.train_labels)
+        test = (extract(whole.test_images)[0], whole.test_labels)
+        training, found = (extract(data.train_images)[0], data.train_labels), {}
+        for omega in ask["omegas"]:
+            images, _ = sample_to(
+                self.folder / "samples" / f"{name}-omega{omega:g}-{fingerprint(model)[:8]}",
+                model,
+                schedule,
+                labels,
+                tuple(whole.train_images.shape[1:]),
+                steps=ask["sample_steps"],
+                omega=omega,
+                clip=1.0,
+                objective=objective,
+                precision="auto",
+                title=f"samples of {name}, guidance {omega:g}",
+            )
+            if omega == ask["omegas"][0]:
+                rows = torch.cat([images[labels == c][:16] for c in range(whole.num_classes)])
+                save_image(rows / 255, self.folder / f"{name}.png", nrow=16, padding=2, pad_value=1)
+            features, probabilities = extract(images)
+            rows = measure(
+                extract,
+                test if self.reference == "test" else everything,
+                (features, probabilities, labels),
+                counts,
+                prd_runs=ask["prd_runs"],
+            )
+            right = label_accuracy(probabilities, labels, counts)
+            near = group_memorisation((features, labels), training, test, counts)
+            by_class = class_accuracy(probabilities, labels).tolist()
+            for group, row in rows.items():
+                row |= {"label_accuracy": right[group], "memorisation": near[group]}
+            found[f"omega {omega:g}"] = {
+                group: {key: round(value, 4) for key, value in row.items()} for group, row in rows.items()
+            } | {"label_accuracy_by_class": [round(value, 1) for value in by_class]}
+        return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status: 0 all finished, 2 refused, 130 stopped."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.pretrain", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="what to train; --list tells the names")
+    parser.add_argument("--list", action="store_true", help="list the names and what is finished")
+    parser.add_argument("--config", type=Path, default=REPOSITORY / "config" / "pretrained.yaml")
+    parser.add_argument("--folder", type=Path, default=Path("runs") / "pretrained")
+    parser.add_argument("--reference", default="test", help="real images that are compared with: test or train")
+    chosen = parser.parse_args(arguments)
+    try:
+        work = Pretraining(read_yaml(chosen.config), chosen.folder, chosen.reference)
+        for name in chosen.names:
+            choose("name", name, work.names)
+        for name in work.names if chosen.list else ():
+            print(name, "finished" if (chosen.folder / f"{name}.json").exists() else "")
+        for name in chosen.names:
+            card = work.make(name)
+            print(f"{name}: {card['steps']:,} steps, {card['seconds']:,} s, {card['bytes']:,} bytes")
+    except CourseError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped; the same command goes on from here.")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
