@@ -25,7 +25,7 @@ SHOWN_FACTS = ("device", "threads", "commit", "versions")
 SHOWN = (  # the references that the README shows; each is needed
     "quick",
     "published_ldmlr",
-    "03_encoders_published",
+    "03_encoders_as_published",
     "03_encoders_own_cifar10",
     "03_encoders_own_cifar100",
     "06_class_balancing_diffusion_laptop",
@@ -146,7 +146,7 @@ def parts() -> dict[str, dict[str, str]]:
         "README.md": {"quick results": quick_table(records["quick"])},
         "RESULTS.md": {
             "generated images": stored_tables(records["06_class_balancing_diffusion_laptop"]),
-            "published encoders": reference_markdown("03_encoders_published", columns),
+            "published encoders": reference_markdown("03_encoders_as_published", columns),
             "published retraining": retraining_table(runs, retraining_lines(runs), tests),
             "published methods": retraining_table(
                 runs, side_by_side(runs, by_views).values(), ("clean", "weak", "strong")

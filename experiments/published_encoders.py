@@ -3,7 +3,7 @@
     python -m experiments.published_encoders FOLDER
 
 FOLDER holds resnet32_cifar10_lt001.npz and resnet32_cifar100_lt001.npz, one array per entry of the published state;
-cifar10 and cifar100 are prepared by data_prep. The result is written to notebooks/reference/03_encoders_published.json,
+cifar10 and cifar100 are prepared by data_prep. The result is written to notebooks/reference/03_encoders_as_published.json,
 which notebook 03 shows beside its own numbers.
 """
 
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m experiments.published_encoders", description=__doc__.splitlines()[0]
     )
     parser.add_argument("folder", type=Path, help="folder with " + " and ".join(WEIGHTS.values()))
-    path = REPOSITORY / "notebooks" / "reference" / "03_encoders_published.json"
+    path = REPOSITORY / "notebooks" / "reference" / "03_encoders_as_published.json"
     try:
         found = record(parser.parse_args(arguments).folder)
         write_json(path, found)

@@ -57,7 +57,7 @@ def test_true_rgb_is_the_wrong_input_for_the_cifar10_encoder():
 
 
 def test_the_stored_reference_holds_these_numbers():
-    stored = json.loads((REPOSITORY / "notebooks/reference/03_encoders_published.json").read_text(encoding="utf-8"))
+    stored = json.loads((REPOSITORY / "notebooks/reference/03_encoders_as_published.json").read_text(encoding="utf-8"))
     assert {"title", "device", "commit", "finished", "rows", "note"} <= stored.keys()
     found = {(row["data"], row["method"]): row for row in stored["rows"]}
     for name, values in EXPECTED.items():
