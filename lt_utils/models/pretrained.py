@@ -1,0 +1,42 @@
+"""Networks that come trained with the course, each with a card: `python -m experiments.pretrain NAME` makes it again.
+
+A card, weights/NAME.json, says what was trained on which data, for how many steps and seconds, at which commit, and what it
+measures. None of them has seen a test image.
+"""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lt_utils.errors import CourseError, choose
+from lt_utils.files import read_json
+from lt_utils.models.resnet import ResNet
+from lt_utils.models.unet import UNet
+from lt_utils.training.checkpoints import load_model
+
+FOLDER = Path(__file__).parent / "weights"
+KINDS = {"ResNet": ResNet, "UNet": UNet}
+
+
+def pretrained_names() -> list[str]:
+    """The names that `load_pretrained` knows."""
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def load_pretrained(name: str, device: torch.device | str = "cpu") -> tuple[nn.Module, dict]:
+    """A trained network in evaluation mode, and its card.
+
+    Raises CourseError for an unknown name (lists the known ones), and for a file that is not the one its card describes.
+    """
+    choose("trained network", name, pretrained_names())
+    card = read_json(FOLDER / f"{name}.json") or {}
+    path = FOLDER / f"{name}.safetensors"
+    if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != card.get("sha256"):
+        raise CourseError(
+            f"{path.name} is missing, damaged or not the file that {name}.json describes: fetch the repository again, or "
+            f"train it with `python -m experiments.pretrain {name}`."
+        )
+    model, facts = load_model(path, KINDS[card["network"]["class"]], device)
+    return model, card | {"facts": facts}

@@ -1,0 +1,60 @@
+"""The trained networks that come with the course: loaded by name, verified by hash, each with a whole card."""
+
+import shutil
+
+import pytest
+import torch
+
+from lt_utils.data import datasets
+from lt_utils.errors import CourseError
+from lt_utils.files import REPOSITORY, read_json, read_yaml, write_json
+from lt_utils.metrics.recognition import accuracy
+from lt_utils.models import pretrained
+from lt_utils.models.pretrained import FOLDER, load_pretrained, pretrained_names
+from lt_utils.models.resnet import encode
+
+NAMES = pretrained_names()
+
+
+def test_each_is_one_that_the_configuration_trains():
+    settings = read_yaml(REPOSITORY / "config" / "pretrained.yaml")
+    assert set(NAMES) <= {"judge", *settings["generators"]} and "judge" in NAMES
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 10e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_loads_and_its_card_is_whole(name):
+    model, card = load_pretrained(name)
+    assert not model.training and card["name"] == name and len(card["commit"]) == 40 and card["dirty"] is False
+    assert card["steps"] > 0 and card["seconds"] > 0 and card["device"] and card["measures"] and card["recipe"]
+    stored = read_json(datasets.BUNDLED_FOLDER / "fashion-mnist-small.json")
+    assert card["data"]["sha256_of_the_file"] == stored["sha256"]
+    assert card["network"] == {"class": type(model).__name__, **model.config}
+
+
+def test_the_judge_judges_as_its_card_says():
+    data = datasets.load()
+    model, card = load_pretrained("judge")
+    logits = encode(model, data.test_images)[1]
+    assert accuracy(logits, data.test_labels) == pytest.approx(card["measures"]["accuracy_on_test_images"], abs=0.2)
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(CourseError, match="Did you mean 'judge'.*Known: .*judge"):
+        load_pretrained("juge")
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "other"])
+def test_a_damaged_file_is_one_sentence(damage, tmp_path, monkeypatch):
+    for end in ("json", "safetensors"):
+        shutil.copy(FOLDER / f"judge.{end}", tmp_path)
+    path = tmp_path / "judge.safetensors"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    elif damage == "missing":
+        path.unlink()
+    else:
+        write_json(tmp_path / "judge.json", read_json(tmp_path / "judge.json") | {"sha256": "0" * 64})
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    with pytest.raises(CourseError, match="judge.safetensors is missing, damaged or not the file.*experiments.pretrain judge"):
+        load_pretrained("judge", torch.device("cpu"))
