@@ -22,6 +22,7 @@ def curved(schedule):
     return predict
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # of the peer
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("steps", [5, 8, 14, 15, 25])
 def test_it_equals_diffusers(order, steps):
