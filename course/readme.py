@@ -13,8 +13,10 @@ from pathlib import Path
 from course.batch.plan import read_config
 from course.command import command
 from course.reference import published_accuracy
+from lt_utils.data.longtail import GROUPS
 from lt_utils.errors import CourseError
 from lt_utils.files import REPOSITORY, read_json, write_json
+from lt_utils.models.pretrained import FOLDER, pretrained_names
 from lt_utils.runs.folder import records
 from lt_utils.viz.image_results import stored_tables
 from lt_utils.viz.tables import MEASURES, average, made_with, markdown, reference_markdown, side_by_side
@@ -118,6 +120,21 @@ def retraining_table(runs: dict[str, dict], lines: Iterable[dict], columns: Sequ
     return markdown(list(lines), names, digits=2) + f"\n\n{caption}"
 
 
+def generators_table() -> str:
+    """The trained generators that come with the course, from their cards: samples of every class, with guidance 1."""
+    cards = [read_json(FOLDER / f"{name}.json") for name in pretrained_names()]
+    rows = []
+    for card in [card for card in cards if card["network"]["class"] == "UNet"]:
+        groups, row = card["measures"]["omega 1"], {"generator": card["name"], "steps": card["steps"]}
+        row |= {f"label accuracy, {group} %": groups[group]["label_accuracy"] for group in ("all", *GROUPS)}
+        row["kernel distance x 1000"] = next(1000 * v for key, v in groups["all"].items() if key.startswith("kd"))
+        rows.append(row | {"distance ratio, few": groups["few"]["memorisation"]})
+        made = (
+            f"The judge gets {card['measured_with']['judge_accuracy_on_test_images']:.1f} % of real test images right; "
+        )
+    return f"{markdown(rows)}\n\n*{made}{card['device']}, commit {card['commit'][:7]}.*"
+
+
 def fill(text: str, name: str, content: str, page: str = "README.md") -> str:
     """`text` with the part between `<!-- name -->` and `<!-- /name -->` replaced. CourseError if it has no such part."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
@@ -152,6 +169,7 @@ def parts() -> dict[str, dict[str, str]]:
                 runs, side_by_side(runs, by_views).values(), ("clean", "weak", "strong")
             ),
             "published helped": retraining_table(runs, side_by_side(runs, by_help).values(), ("accuracy",)),
+            "trained generators": generators_table(),
             "own encoders": reference_markdown("03_encoders_own", columns),
         },
     }
