@@ -16,7 +16,7 @@ from course.reference import published_accuracy
 from lt_utils.data.longtail import GROUPS
 from lt_utils.errors import CourseError
 from lt_utils.files import REPOSITORY, read_json, write_json
-from lt_utils.models.pretrained import FOLDER, pretrained_names
+from lt_utils.models.pretrained import pretrained_card, pretrained_names
 from lt_utils.runs.folder import records
 from lt_utils.viz.image_results import stored_tables
 from lt_utils.viz.tables import MEASURES, average, made_with, markdown, reference_markdown, side_by_side
@@ -122,17 +122,16 @@ def retraining_table(runs: dict[str, dict], lines: Iterable[dict], columns: Sequ
 
 def generators_table() -> str:
     """The trained generators that come with the course, from their cards: samples of every class, with guidance 1."""
-    cards = [read_json(FOLDER / f"{name}.json") for name in pretrained_names()]
+    generators = [pretrained_card(name) for name in pretrained_names() if name != "judge"]
     rows = []
-    for card in [card for card in cards if card["network"]["class"] == "UNet"]:
+    for card in generators:
         groups, row = card["measures"]["omega 1"], {"generator": card["name"], "steps": card["steps"]}
         row |= {f"label accuracy, {group} %": groups[group]["label_accuracy"] for group in ("all", *GROUPS)}
         row["kernel distance x 1000"] = next(1000 * v for key, v in groups["all"].items() if key.startswith("kd"))
         rows.append(row | {"distance ratio, few": groups["few"]["memorisation"]})
-        made = (
-            f"The judge gets {card['measured_with']['judge_accuracy_on_test_images']:.1f} % of real test images right; "
-        )
-    return f"{markdown(rows)}\n\n*{made}{card['device']}, commit {card['commit'][:7]}.*"
+    judge, last = pretrained_card("judge")["measures"]["accuracy_on_test_images"], generators[-1]
+    made = f"The judge gets {judge:.1f} % of real test images right; {last['device']}, commit {last['commit'][:7]}."
+    return f"{markdown(rows)}\n\n*{made}*"
 
 
 def fill(text: str, name: str, content: str, page: str = "README.md") -> str:
@@ -153,31 +152,28 @@ def picture(notebook: str = PICTURE) -> bytes:
     raise CourseError(f"{path.name} has no stored picture: run `make notebooks`.")
 
 
-def parts() -> dict[str, dict[str, str]]:
-    """The generated parts of each page, from the stored results. CourseError if one of these is missing."""
+def parts(page: str) -> dict[str, str]:
+    """The generated parts of README.md or RESULTS.md, from the stored results. CourseError if one of these is missing."""
     records = {name: stored(name) for name in SHOWN}
+    if page == "README.md":
+        return {"quick results": quick_table(records["quick"])}
     runs = {name: records[f"08_classifier_retraining_{data}"] for name, data in PUBLISHED_ENCODERS.items()}
     columns = ["data", "method", *MEASURES, "published"]
     tests = ("plain, last", "plain, best", "label shift, last", "label shift, best")
     return {
-        "README.md": {"quick results": quick_table(records["quick"])},
-        "RESULTS.md": {
-            "generated images": stored_tables(records["06_class_balancing_diffusion_laptop"]),
-            "published encoders": reference_markdown("03_encoders_as_published", columns),
-            "published retraining": retraining_table(runs, retraining_lines(runs), tests),
-            "published methods": retraining_table(
-                runs, side_by_side(runs, by_views).values(), ("clean", "weak", "strong")
-            ),
-            "published helped": retraining_table(runs, side_by_side(runs, by_help).values(), ("accuracy",)),
-            "trained generators": generators_table(),
-            "own encoders": reference_markdown("03_encoders_own", columns),
-        },
+        "generated images": stored_tables(records["06_class_balancing_diffusion_laptop"]),
+        "published encoders": reference_markdown("03_encoders_as_published", columns),
+        "published retraining": retraining_table(runs, retraining_lines(runs), tests),
+        "published methods": retraining_table(runs, side_by_side(runs, by_views).values(), ("clean", "weak", "strong")),
+        "published helped": retraining_table(runs, side_by_side(runs, by_help).values(), ("accuracy",)),
+        "trained generators": generators_table(),
+        "own encoders": reference_markdown("03_encoders_own", columns),
     }
 
 
 def text_from_records(page: str, text: str) -> str:
     """The text of a page, README.md or RESULTS.md, with its generated parts written anew."""
-    for name, content in parts()[page].items():
+    for name, content in parts(page).items():
         text = fill(text, name, content, page)
     return text
 

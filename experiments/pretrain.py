@@ -10,7 +10,6 @@ The numbers of a card are those of the weights as they are stored. Test images s
 """
 
 import argparse
-import hashlib
 import sys
 import time
 from functools import cached_property
@@ -19,13 +18,13 @@ from pathlib import Path
 import torch
 from torchvision.utils import save_image
 
-from lt_utils import files
 from lt_utils.data.datasets import BUNDLED_FOLDER, ImageData, load
+from lt_utils.data.npz import sha256
 from lt_utils.diffusion.class_balancing import MECHANISMS, train_generator
 from lt_utils.diffusion.generate import balanced_labels, sample_to
 from lt_utils.diffusion.schedules import Schedule, cosine_schedule, linear_schedule
 from lt_utils.errors import CourseError, choose
-from lt_utils.files import REPOSITORY, read_yaml
+from lt_utils.files import REPOSITORY, read_json, read_yaml, write_json
 from lt_utils.hashing import fingerprint
 from lt_utils.metrics.extractors import encoder_extractor
 from lt_utils.metrics.generation import label_accuracy, measure
@@ -58,10 +57,10 @@ class Pretraining:
     def make(self, name: str) -> dict:
         """The card of one of `names`: read if it is there, else trained, measured and written, last of all files."""
         choose("name", name, self.names)
-        if card := files.read_json(self.folder / f"{name}.json"):
+        if card := read_json(self.folder / f"{name}.json"):
             return card
         card = self._judge() if name == "judge" else self._generator(name)
-        files.write_json(self.folder / f"{name}.json", card)
+        write_json(self.folder / f"{name}.json", card)
         return card
 
     @cached_property
@@ -71,9 +70,9 @@ class Pretraining:
         return checkpoints.load_model(self.path("judge"), ResNet, device())[0]
 
     def _data(self, data: ImageData) -> dict:
-        file = hashlib.sha256((BUNDLED_FOLDER / f"{self.whole.name}.npz").read_bytes())
+        file = BUNDLED_FOLDER / f"{self.whole.name}.npz"
         cut = {} if data is self.whole else {k: self.settings[k] for k in ("imbalance", "subset_seed")}
-        return {"key": data.key, **cut, "counts": data.counts, "sha256_of_the_file": file.hexdigest()}
+        return {"key": data.key, **cut, "counts": data.counts, "sha256_of_the_file": sha256(file)}
 
     def _card(self, name: str, data: ImageData, recipe: dict, begun: tuple[dict, float], **more: object) -> dict:
         """Where it comes from, and how long it took: seconds on the clock, and of the processor since it last went on."""
@@ -84,7 +83,7 @@ class Pretraining:
             "name": name,
             "file": path.name,
             "bytes": path.stat().st_size,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "sha256": sha256(path),
             "network": {"class": facts["class"], **facts["config"]},
             "parameters": sum(w.numel() for w in weights.values() if w.is_floating_point()),
             "data": self._data(data),

@@ -43,22 +43,22 @@ def dpm_solver(predict: Prediction, schedule: Schedule, x: Tensor, steps: int = 
         x0, _ = predict(x, torch.full((len(x),), t, device=x.device))
         earlier = [x0, *earlier[:2]]
         left = steps - i  # steps to go, this one included
-        now = min(order, len(earlier), left if steps < 15 else order, order if left > 1 else 1)
+        now = min(order, len(earlier), left if steps < 15 or left == 1 else order)
         a, s = math.sqrt(alpha_bar[i + 1]), math.sqrt(1 - alpha_bar[i + 1])
         s_now = math.sqrt(1 - alpha_bar[i])
         h = lam[i + 1] - lam[i]
-        decay = math.expm1(-h)  # e^-h - 1
-        x = s / s_now * x - a * decay * x0
+        shrink = math.expm1(-h)  # e^-h - 1
+        x = s / s_now * x - a * shrink * x0
         if now == 1:
             continue
         r0 = (lam[i] - lam[i - 1]) / h
         slope = (earlier[0] - earlier[1]) / r0  # change of x_0 over a step of length h
         if now == 2:
-            x = x - 0.5 * a * decay * slope
+            x = x - 0.5 * a * shrink * slope
             continue
         r1 = (lam[i - 1] - lam[i - 2]) / h
         before = (earlier[1] - earlier[2]) / r1
         curve = (slope - before) / (r0 + r1)
         slope = slope + r0 * curve
-        x = x + a * (decay / h + 1) * slope - a * ((decay + h) / h**2 - 0.5) * curve
+        x = x + a * (shrink / h + 1) * slope - a * ((shrink + h) / h**2 - 0.5) * curve
     return x

@@ -4,12 +4,12 @@ A card, weights/NAME.json, says what was trained on which data, for how many ste
 measures. None of them has seen a test image.
 """
 
-import hashlib
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from lt_utils.data.npz import sha256
 from lt_utils.errors import CourseError, choose
 from lt_utils.files import read_json
 from lt_utils.models.resnet import ResNet
@@ -25,15 +25,20 @@ def pretrained_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
+def pretrained_card(name: str) -> dict:
+    """The card of a trained network, {} if it cannot be read. CourseError for an unknown name (lists the known ones)."""
+    choose("trained network", name, pretrained_names())
+    return read_json(FOLDER / f"{name}.json") or {}
+
+
 def load_pretrained(name: str, device: torch.device | str = "cpu") -> tuple[nn.Module, dict]:
     """A trained network in evaluation mode, and its card.
 
     Raises CourseError for an unknown name (lists the known ones), and for a file that is not the one its card describes.
     """
-    choose("trained network", name, pretrained_names())
-    card = read_json(FOLDER / f"{name}.json") or {}
+    card = pretrained_card(name)
     path = FOLDER / f"{name}.safetensors"
-    if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != card.get("sha256"):
+    if not path.exists() or sha256(path) != card.get("sha256"):
         raise CourseError(
             f"{path.name} is missing, damaged or not the file that {name}.json describes: fetch the repository again, or "
             f"train it with `python -m experiments.pretrain {name}`."
