@@ -1,4 +1,4 @@
-"""What the commands of `python -m course` share: how arguments are read, and how a mistake ends one."""
+"""What command lines share: how arguments of `python -m course` are read, and how a mistake or Ctrl-C ends a command."""
 
 import argparse
 import functools
@@ -32,3 +32,20 @@ def command(name: str, description: str, *arguments: tuple[str, dict]) -> Callab
         return main
 
     return decorate
+
+
+def resumable(main: Callable[..., int]) -> Callable[..., int]:
+    """A command line of long work that goes on where it was: status 2 and a sentence after a CourseError, 130 after Ctrl-C."""
+
+    @functools.wraps(main)
+    def ended(arguments: list[str] | None = None) -> int:
+        try:
+            return main(arguments)
+        except CourseError as error:
+            print(error, file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("\nStopped. What is finished stays; the same command goes on from here.", flush=True)
+            return 130
+
+    return ended

@@ -18,12 +18,13 @@ from pathlib import Path
 import torch
 from torchvision.utils import save_image
 
+from course.command import resumable
 from lt_utils.data.datasets import BUNDLED_FOLDER, ImageData, load
 from lt_utils.data.npz import sha256
 from lt_utils.diffusion.class_balancing import MECHANISMS, train_generator
 from lt_utils.diffusion.generate import balanced_labels, sample_to
 from lt_utils.diffusion.schedules import Schedule, cosine_schedule, linear_schedule
-from lt_utils.errors import CourseError, choose
+from lt_utils.errors import choose
 from lt_utils.files import REPOSITORY, read_json, read_yaml, write_json
 from lt_utils.hashing import fingerprint
 from lt_utils.metrics.extractors import encoder_extractor
@@ -199,6 +200,7 @@ class Pretraining:
         return found
 
 
+@resumable
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status: 0 all finished, 2 refused, 130 stopped."""
     parser = argparse.ArgumentParser(prog="python -m experiments.pretrain", description=__doc__.splitlines()[0])
@@ -208,21 +210,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=Path("runs") / "pretrained")
     parser.add_argument("--reference", default="test", help="real images that are compared with: test or train")
     chosen = parser.parse_args(arguments)
-    try:
-        work = Pretraining(read_yaml(chosen.config), chosen.folder, chosen.reference)
-        for name in chosen.names:
-            choose("name", name, work.names)
-        for name in work.names if chosen.list else ():
-            print(name, "finished" if (chosen.folder / f"{name}.json").exists() else "")
-        for name in chosen.names:
-            card = work.make(name)
-            print(f"{name}: {card['steps']:,} steps, {card['seconds']:,} s, {card['bytes']:,} bytes")
-    except CourseError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped; the same command goes on from here.")
-        return 130
+    work = Pretraining(read_yaml(chosen.config), chosen.folder, chosen.reference)
+    for name in chosen.names:
+        choose("name", name, work.names)
+    for name in work.names if chosen.list else ():
+        print(name, "finished" if (chosen.folder / f"{name}.json").exists() else "")
+    for name in chosen.names:
+        card = work.make(name)
+        print(f"{name}: {card['steps']:,} steps, {card['seconds']:,} s, {card['bytes']:,} bytes")
     return 0
 
 

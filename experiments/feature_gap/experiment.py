@@ -18,13 +18,13 @@ checkpoints.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from course.command import resumable
 from course.reference import averaged, save_reference
 from experiments.feature_gap import arms
 from experiments.feature_gap.arms import CONTROLS, DIFFUSION, SPREAD_OUT, VIEWS, Arm
@@ -136,6 +136,7 @@ def summary(rows: list[dict], right: dict[Arm, Tensor]) -> list[dict]:
     return lines
 
 
+@resumable
 def main(arguments: list[str] | None = None) -> int:
     """The command line; exit status 0, 2 with one sentence, or 130 when it was stopped."""
     parser = argparse.ArgumentParser(prog="python -m experiments.feature_gap", description=__doc__.splitlines()[0])
@@ -147,37 +148,30 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=15, help="epochs of every encoder (a ResNet-8)")
     parser.add_argument("--keep", action="store_true", help="write the reference beside the notebooks")
     chosen = parser.parse_args(arguments)
-    try:
-        if min(chosen.seeds, chosen.folds - 1) < 2:
-            raise CourseError("A standard error needs --seeds 2 or more, and a choice on the folds --folds 3 or more.")
-        if chosen.epochs <= arms.REFIT_EVERY:
-            raise CourseError(f"In training, features are fitted anew every {arms.REFIT_EVERY} --epochs: take more.")
-        data = datasets.load(chosen.data).long_tailed(chosen.imbalance).to(device())
-        fold_of(data.train_labels, chosen.folds)  # refuse before an earlier run is moved aside
-        facts = {name.upper(): value for name, value in vars(chosen).items() if name not in ("to", "keep")}
-        facts |= {name: getattr(arms, name) for name in ("HEAD", "GENERATOR", "FED_STEPS", "SAMPLING", "REFIT_EVERY")}
-        facts |= {"WIDTHS": list(arms.WIDTHS)}
-        lock_run_folder(chosen.to, NAME, facts)
-        run = Run(chosen.to.absolute(), NAME, facts)
-        rows, ratios, right = measure(data, run, range(chosen.seeds), chosen.folds, chosen.epochs)
-        table, found = summary(rows, right), compare(rows, right)
-        run.finish(rows, ratios=ratios, differences=found)
-        best = [line for line in found if "chosen on the folds" in line["diffusion"]]
-        differences = "; ".join(
-            f"minus {line['rival']} (chosen on the {line['rival chosen']}): {shown(line)}" for line in best
-        )
-        result = f"Diffusion chosen on the folds, {best[0]['diffusion'].split(' (')[0]}, {differences}."
-        if chosen.keep:
-            title = f"{data.name}, ResNet-8 of {chosen.epochs} epochs, {chosen.folds} folds, {chosen.seeds} seeds"
-            folder = REPOSITORY / "notebooks" / "reference"
-            path = save_reference(chosen.to, NAME, title, NOTE + result, COLUMNS, folder)
-            by_group = averaged(ratios, ("features", "group"))
-            write_json(path, read_json(path) | {"rows": table, "differences": found, "ratios": by_group})
-    except CourseError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped. What is finished stays; the same command goes on from here.", flush=True)
-        return 130
+    if min(chosen.seeds, chosen.folds - 1) < 2:
+        raise CourseError("A standard error needs --seeds 2 or more, and a choice on the folds --folds 3 or more.")
+    if chosen.epochs <= arms.REFIT_EVERY:
+        raise CourseError(f"In training, features are fitted anew every {arms.REFIT_EVERY} --epochs: take more.")
+    data = datasets.load(chosen.data).long_tailed(chosen.imbalance).to(device())
+    fold_of(data.train_labels, chosen.folds)  # refuse before an earlier run is moved aside
+    facts = {name.upper(): value for name, value in vars(chosen).items() if name not in ("to", "keep")}
+    facts |= {name: getattr(arms, name) for name in ("HEAD", "GENERATOR", "FED_STEPS", "SAMPLING", "REFIT_EVERY")}
+    facts |= {"WIDTHS": list(arms.WIDTHS)}
+    lock_run_folder(chosen.to, NAME, facts)
+    run = Run(chosen.to.absolute(), NAME, facts)
+    rows, ratios, right = measure(data, run, range(chosen.seeds), chosen.folds, chosen.epochs)
+    table, found = summary(rows, right), compare(rows, right)
+    run.finish(rows, ratios=ratios, differences=found)
+    best = [line for line in found if "chosen on the folds" in line["diffusion"]]
+    differences = "; ".join(
+        f"minus {line['rival']} (chosen on the {line['rival chosen']}): {shown(line)}" for line in best
+    )
+    result = f"Diffusion chosen on the folds, {best[0]['diffusion'].split(' (')[0]}, {differences}."
+    if chosen.keep:
+        title = f"{data.name}, ResNet-8 of {chosen.epochs} epochs, {chosen.folds} folds, {chosen.seeds} seeds"
+        folder = REPOSITORY / "notebooks" / "reference"
+        path = save_reference(chosen.to, NAME, title, NOTE + result, COLUMNS, folder)
+        by_group = averaged(ratios, ("features", "group"))
+        write_json(path, read_json(path) | {"rows": table, "differences": found, "ratios": by_group})
     print(markdown([with_spread(line) for line in table], digits=2), markdown(found, digits=2), result, sep="\n\n")
     return 0

@@ -14,13 +14,13 @@ command can be given again. For each method and seed there is a run folder, <run
 import argparse
 import math
 import re
-import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from course.batch.plan import MOST_SEED, check_once
+from course.command import resumable
 from data_prep.lists import formats
 from data_prep.lists.image_files import ImageFiles
 from experiments.imagenet_lt.encoder import ResNet10, encode_files, train_encoder
@@ -215,19 +215,13 @@ def _run_one(run: Run, settings: dict, stages: tuple[str, ...], files: ImageFile
         print(f"{label}\n{markdown(run.record['rows'], columns)}", flush=True)
 
 
+@resumable
 def main(arguments: list[str] | None = None) -> int:
     """The command line; exit status 0, 2 with one sentence, or 130 when it was stopped."""
     parser = argparse.ArgumentParser(prog="python -m experiments.imagenet_lt", description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path, help="config/imagenet_lt.yaml, or your own")
     parser.add_argument("stages", nargs="*", help=f"some of {', '.join(STAGES)}; default: all")
     chosen = parser.parse_args(arguments)
-    try:
-        stages = tuple(choose("stage", stage, STAGES) for stage in chosen.stages)
-        run_all(read_settings(chosen.config), stages or STAGES)
-    except CourseError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped. What is finished stays; the same command goes on from here.", flush=True)
-        return 130
+    stages = tuple(choose("stage", stage, STAGES) for stage in chosen.stages)
+    run_all(read_settings(chosen.config), stages or STAGES)
     return 0
