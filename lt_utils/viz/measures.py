@@ -81,6 +81,32 @@ def balls(axes: Axes, members: Tensor, points: Tensor, k: int, name: str, *, mad
     return inside.double().mean().item()
 
 
+def answers(axes: Axes, probabilities: Tensor, title: str) -> None:
+    """Class probabilities [N, C] as a table of colours, one image a row."""
+    axes.imshow(probabilities.cpu(), cmap="Blues", vmin=0, vmax=1.2, aspect="auto")
+    axes.set(title=title, xlabel="class", ylabel="image", xticks=range(probabilities.shape[1]))
+    axes.grid(visible=False)
+
+
+def histograms(axes: Axes, places: Mapping[str, Tensor], clusters: int, title: str) -> None:
+    """The share of each of `clusters` among real and among generated images: by name, the cluster of each image [N]."""
+    for (name, place), shift, colour in zip(places.items(), (-0.2, 0.2), (REAL, MADE), strict=True):
+        share = torch.bincount(place.cpu(), minlength=clusters) / len(place)
+        axes.bar([cluster + shift for cluster in range(clusters)], share.tolist(), 0.4, color=colour, label=name)
+    axes.set(title=title, xlabel="cluster of features", ylabel="share of images", xticks=range(clusters))
+    axes.legend()
+
+
+def unnoticed(rows: Mapping[str, Mapping[str, float]], usual: Sequence[Mapping[str, float]]) -> list[dict]:
+    """For each number the names of the rows that it does not notice and that it praises (see `verdict`)."""
+    found = []
+    for number in (name for name in NUMBERS if name in usual[0]):
+        said = {name: verdict(number, row[number], [one[number] for one in usual]) for name, row in rows.items()}
+        names = [", ".join(name for name in said if said[name] == word) for word in ("", "praised")]
+        found.append({"measure": number} | dict(zip(("does not notice", "praises"), names, strict=True)))
+    return found
+
+
 def image_table(
     rows: Mapping[str, Mapping[str, float]],
     images: Mapping[str, Tensor],

@@ -83,3 +83,24 @@ def test_images_stand_at_their_places_and_clouds_have_their_ellipse(points):
         ellipse = torch.tensor(right.lines[place].get_xydata()) - cloud.double().mean(0)
         inverse = torch.linalg.inv(cloud.double().T.cov())
         torch.testing.assert_close((ellipse @ inverse * ellipse).sum(1), torch.full((100,), 4.0).double())
+
+
+def test_what_is_not_noticed_is_listed_by_number():
+    usual = [{"kd": 0.0, "recall": 0.9}, {"kd": 0.1, "recall": 0.92}]
+    rows = {
+        "copies": {"kd": 0.05, "recall": 0.1},
+        "lumps": {"kd": 0.06, "recall": 0.91},
+        "luck": {"kd": -1.0, "recall": 0.2},
+    }
+    assert measures.unnoticed(rows, usual) == [
+        {"measure": "kd", "does not notice": "copies, lumps", "praises": "luck"},
+        {"measure": "recall", "does not notice": "lumps", "praises": ""},
+    ]
+
+
+def test_histograms_add_up_and_answers_are_shown():
+    figure, (left, right) = plt.subplots(1, 2)
+    measures.histograms(left, {"real": torch.tensor([0, 1, 1, 2]), "made": torch.tensor([2, 2])}, 4, "two")
+    assert [bar.get_height() for bar in left.patches] == [0.25, 0.5, 0.25, 0, 0, 0, 1, 0]
+    measures.answers(right, torch.eye(3), "sure")
+    assert right.images[0].get_array().shape == (3, 3)
