@@ -54,8 +54,8 @@ def clouds(axes: Axes, real: Tensor, made: Tensor, title: str, *, shown: int = 2
     circle = 2 * torch.stack([angle.cos(), angle.sin()], 1)
     for points, colour, line in ((real.double(), REAL, "-"), (made.double(), MADE, "--")):
         values, vectors = torch.linalg.eigh(points.T.cov())
-        axes.plot(*points[:shown].T, ".", ms=3, color=colour, alpha=0.45)
-        axes.plot(*(circle * values.sqrt() @ vectors.T + points.mean(0)).T, line, color=colour, lw=2)
+        axes.plot(*points[:shown].T.numpy(), ".", ms=3, color=colour, alpha=0.45)
+        axes.plot(*(circle * values.sqrt() @ vectors.T + points.mean(0)).T.numpy(), line, color=colour, lw=2)
     axes.set(title=title, xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xlabel="feature 1")
 
 
@@ -72,9 +72,9 @@ def balls(axes: Axes, members: Tensor, points: Tensor, k: int, name: str, *, mad
     for centre, radius in zip(members.tolist(), radii.tolist(), strict=True):
         axes.add_patch(Circle(centre, radius, fc=own, alpha=0.12, lw=0))
         axes.add_patch(Circle(centre, radius, fill=False, ec=own, lw=0.7, alpha=0.6))
-    axes.plot(*members.T, ".", color=own, ms=7)
+    axes.plot(*members.T.numpy(), ".", color=own, ms=7)
     for marked, fill in ((inside, others), (~inside, "white")):
-        axes.plot(*points[marked].T, "o", mfc=fill, mec=others, mew=1.6, ms=7, zorder=3)
+        axes.plot(*points[marked].T.numpy(), "o", mfc=fill, mec=others, mew=1.6, ms=7, zorder=3)
     title = f"{name}: {int(inside.sum())} of {len(points)} in a ball"
     axes.set(title=title, xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
     axes.set(xlabel="feature 1", ylabel="feature 2")
@@ -83,7 +83,7 @@ def balls(axes: Axes, members: Tensor, points: Tensor, k: int, name: str, *, mad
 
 def answers(axes: Axes, probabilities: Tensor, title: str) -> None:
     """Class probabilities [N, C] as a table of colours, one image a row."""
-    axes.imshow(probabilities.cpu(), cmap="Blues", vmin=0, vmax=1.2, aspect="auto")
+    axes.imshow(probabilities.cpu().numpy(), cmap="Blues", vmin=0, vmax=1.2, aspect="auto")
     axes.set(title=title, xlabel="class", ylabel="image", xticks=range(probabilities.shape[1]))
     axes.grid(visible=False)
 
