@@ -35,7 +35,11 @@ def added_in_plane(features: Tensor, real: Tensor, new: Tensor, added: Mapping[s
 
 
 def clouds_to_scale(
-    measured: Mapping[str, Sequence[Mapping]], kinds: Sequence[str] = ("clean", "strong"), group: str = "few"
+    measured: Mapping[str, Sequence[Mapping]],
+    title: str = "",
+    *,
+    kinds: Sequence[str] = ("clean", "strong"),
+    group: str = "few",
 ) -> Figure:
     """Training and test features of a group of classes as two clouds, each at the end of an arrow from the middle of all.
 
@@ -54,6 +58,7 @@ def clouds_to_scale(
         column[-1].set_xlabel("in lengths of the test arrow")
     for axes, kind in zip(panels[:, 0], kinds, strict=True):
         axes.set_ylabel(f"{kind} views")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return figure
 
 
