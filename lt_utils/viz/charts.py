@@ -105,9 +105,8 @@ def method_dots(
                 axes.errorbar(mean, place, xerr=bar, fmt="o", ms=8, capsize=3, color=VIEW_COLOURS[name], alpha=0.9)
         below = [f"{mean:.1f} ({name})" for name, (mean, _) in values.items() if mean < floor]
         if below:
-            axes.text(
-                0.01, place, "← " + ", ".join(below), transform=axes.get_yaxis_transform(), va="center", fontsize=8
-            )
+            how = dict(va="center", fontsize=8, bbox=dict(facecolor="#EEEEEE", edgecolor="none", pad=1))
+            axes.text(0.01, place, "← " + ", ".join(below), transform=axes.get_yaxis_transform(), **how)
     kinds = dict.fromkeys(name for _, values in rungs for name in values)
     if len(kinds) > 1:
         handles = [plt.Line2D([], [], marker="o", ls="", ms=8, color=VIEW_COLOURS[name], alpha=0.9) for name in kinds]
