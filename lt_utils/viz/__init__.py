@@ -1,5 +1,6 @@
 """What a notebook shows: figures in one style, and tables."""
 
 from lt_utils.viz.animation import moving
-from lt_utils.viz.image_results import short_names, stored_tables
+from lt_utils.viz.image_results import card_results, gap_panels, generator_rows, paired_rows, seed_gaps, seeds_of
+from lt_utils.viz.image_results import short_names, stored_tables, value_of, verdict
 from lt_utils.viz.tables import show, show_reference
