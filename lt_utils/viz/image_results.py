@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from lt_utils.metrics.extractors import NAMES
-from lt_utils.metrics.statistics import mean_error, student
+from lt_utils.metrics.statistics import mean_error, mean_std, student
 from lt_utils.viz.figures import METHOD_COLOURS, seed_dot
 from lt_utils.viz.tables import MEASURES, made_with, markdown, with_spread
 
@@ -143,6 +143,36 @@ def generator_rows(results: Results, **same: object) -> list[dict]:
     return rows
 
 
+def level_rows(results: Results, omega: float) -> list[dict]:
+    """For a table: each generator's mean and deviation over its seeds at that guidance, label accuracy by group first."""
+    lines = []
+    for generator in dict.fromkeys(who for who, _, guidance in results if guidance == omega):
+        seeds = seeds_of(results, generator, omega)
+
+        def over(group: str, name: str, factor: float = 1, who: str = generator, seeds: list = seeds) -> tuple:
+            return mean_std([factor * value_of(results, who, seed, omega, group, name) for seed in seeds])
+
+        line = {"generator": generator, "seeds": len(seeds), "label accuracy %": over("all", "label_accuracy")}
+        *groups, last = [group for group in results[generator, seeds[0], omega] if group != "all"]
+        line |= {f"of the {group} %": over(group, "label_accuracy") for group in (*groups, last)}
+        line |= {"KD × 1000": over("all", "kd", 1000), f"of the {last} × 1000": over(last, "kd", 1000)}
+        lines.append(line | {f"recall, {last} %": over(last, "recall", 100)})
+    return lines
+
+
+def verdict_rows(results: Results, one: str, other: str, omega: float) -> list[dict]:
+    """For a table: one generator minus the other, by measure and group: mean and standard error over seeds, and a verdict."""
+    lines = []
+    for name in ("label_accuracy", "kd", "recall"):
+        factor, heading = PAIRED[name]
+        for line in paired_rows(results, one, other, omega):
+            gaps = [factor * gap for gap in seed_gaps(results, one, other, omega, line["group"], name)]
+            row = dict(generator=one, minus=other, guidance=omega, measure=heading.replace(" %", ", points"))
+            row |= {"classes": line["group"], "by seed": ", ".join(f"{gap:+.1f}" for gap in gaps)}
+            lines.append(row | {"difference": mean_error(gaps), "verdict": verdict(gaps, name == "kd")})
+    return lines
+
+
 def gap_panels(results: Results, one: str, other: str, omegas: Sequence[float], title: str) -> Figure:
     """One generator minus the other by group, a panel for each of three measures, a colour for each guidance.
 
@@ -165,7 +195,7 @@ def gap_panels(results: Results, one: str, other: str, omegas: Sequence[float], 
         axes.set(
             title=heading.replace(" %", " (points)"),
             xlabel=f"{one} minus {other} ({side})",
-            ylim=(0.7 - len(groups), 0.7),
+            ylim=(0.4 - len(groups), 0.8),
         )
         axes.grid(axis="y", visible=False)
     handles = [plt.Line2D([], [], marker="o", color=METHOD_COLOURS[1 + i], ms=8, lw=1.6) for i in range(len(omegas))]

@@ -9,6 +9,7 @@ from lt_utils.viz.image_results import (
     card_results,
     gap_panels,
     generator_rows,
+    level_rows,
     paired_rows,
     seed_gaps,
     seeds_of,
@@ -16,6 +17,7 @@ from lt_utils.viz.image_results import (
     stored_tables,
     value_of,
     verdict,
+    verdict_rows,
 )
 from lt_utils.viz.tables import reference
 
@@ -97,3 +99,14 @@ def test_the_panels_show_every_seed(results):
     assert [list(x) for x in seeds] == [[1.0, 2.0, 3.0]] * 2  # all, few
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["all", "few"]
     plt.close(figure)
+
+
+def test_tables_of_levels_and_of_verdicts(results):
+    regular, balanced = level_rows(results, 1.0)
+    assert (regular["generator"], regular["seeds"], balanced["seeds"]) == ("regular", 4, 3)
+    assert balanced["of the few %"] == (82.0, 1.0) and balanced["KD × 1000"] == (20.0, 0.0)
+    lines = verdict_rows(results, "balanced", "regular", 1.0)
+    assert len(lines) == 3 * 2 and {line["verdict"] for line in lines} == {"no claim"}
+    assert lines[1]["classes"] == "few" and lines[1]["by seed"] == "+1.0, +2.0, +3.0"
+    assert lines[1]["difference"] == pytest.approx((2.0, 1 / math.sqrt(3)))
+    assert verdict_rows(results, "augmented", "regular", 1.0) == []
