@@ -152,3 +152,12 @@ def test_a_name_does_not_cover_the_edge_of_a_marker():
     nearest = min(max(x, place.x0), place.x1), min(max(y, place.y0), place.y1)
     assert math.dist((x, y), nearest) > 4.5 * figure.dpi / 72
     plt.close(figure)
+
+
+def test_sample_rows_name_their_classes_and_end_in_white():
+    images = torch.zeros(3, 1, 4, 4, dtype=torch.uint8)
+    figure = figures.sample_rows([("head", 0, images), ("tail", 5, images[:1])], COUNTS, "title")
+    shown = [np.asarray(axes.images[0].get_array()).max() for axes in figure.axes]
+    assert shown == [0, 0, 0, 0, 255, 255]
+    colours = [to_hex(figure.axes[place].yaxis.label.get_color()).upper() for place in (0, 3)]
+    assert colours == [figures.GROUP_COLOURS["many"], figures.GROUP_COLOURS["few"]]
