@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from course import overview, paths
 from course.batch.plan import read_config
 from course.command import command
 from course.reference import published_accuracy
@@ -17,6 +18,7 @@ from lt_utils.data.longtail import GROUPS
 from lt_utils.errors import CourseError
 from lt_utils.files import REPOSITORY, read_json, write_json
 from lt_utils.models.pretrained import pretrained_card, pretrained_names
+from lt_utils.progress import duration
 from lt_utils.runs.folder import records
 from lt_utils.viz.image_results import stored_tables
 from lt_utils.viz.tables import MEASURES, average, made_with, markdown, reference_markdown, side_by_side
@@ -81,6 +83,27 @@ def quick_table(summary: dict) -> str:
         f"{sum(summary['seconds'].values()) / 60:.0f} minutes."
     )
     return markdown(table, ["method", *MEASURES, "seeds"]) + f"\n\n*{caption}*"
+
+
+def course_table(summary: dict) -> str:
+    """The notebooks with a learner's minutes, optional ones included, and the seconds of each in the quick profile."""
+    rows = []
+    for number, (file, title, about) in overview.COURSE.items():
+        if number in overview.built():
+            seconds = summary["seconds"].get(file)
+            row = {"": number, "notebook": f"[{title}](notebooks/{file}.ipynb)", "what it is about": about}
+            row["to read"] = f"{sum(paths.minutes(number).values())} min"
+            rows.append(row | {"to run": duration(seconds) if seconds else "–"})
+    return markdown(rows)
+
+
+def short_path() -> str:
+    """The short path in one line: each notebook with its sections, and all minutes."""
+    links = []
+    for number, sections in paths.SHORT.items():
+        file, chosen = overview.COURSE[number][0], " and ".join(map(str, sections))
+        links.append(f"[{number}](notebooks/{file}.ipynb) section{'s' * (len(sections) > 1)} {chosen}")
+    return f"{' · '.join(links)} ({paths.short_path()[-1]['minutes']} minutes)"
 
 
 def by_test(row: dict) -> str | None:
@@ -156,7 +179,8 @@ def parts(page: str) -> dict[str, str]:
     """The generated parts of README.md or RESULTS.md, from the stored results. CourseError if one of these is missing."""
     records = {name: stored(name) for name in SHOWN}
     if page == "README.md":
-        return {"quick results": quick_table(records["quick"])}
+        quick = records["quick"]
+        return {"course": course_table(quick), "short path": short_path(), "quick results": quick_table(quick)}
     runs = {name: records[f"08_classifier_retraining_{data}"] for name, data in PUBLISHED_ENCODERS.items()}
     columns = ["data", "method", *MEASURES, "published"]
     tests = ("plain, last", "plain, best", "label shift, last", "label shift, best")
