@@ -13,16 +13,20 @@ from io import StringIO
 from pathlib import Path
 
 from course.command import command
+from lt_utils.files import REPOSITORY
 from lt_utils.runs.parameters import assignments, read_notebook
 
-LINES = 40  # of a code cell, at most
+LINES = 30  # of a code cell, at most
+PARAMETERS = 8  # that a learner meets, at most; the rest is folded
+MINUTES = (60, 80)  # of a learner's time, exercises apart: for the core sections, for all
+SYMBOLS = 14  # in a header, at most
 HEADINGS = 8  # H2, at most
 FIGURES = (3, 8)  # at least, at most
 MEGABYTES = 1.5
 COMPARED = 5  # cells with output that nbval compares, at least; and at least half of all that have output
 ASSERTING = 5  # cells that assert, at least
 REASONS = {"training", "progress", "timing", "device"}  # why a cell's output may differ
-TAGS = {"parameters", "nbval-ignore-output"} | REASONS
+TAGS = {"parameters", "more-parameters", "nbval-ignore-output"} | REASONS
 PATHS = re.compile(
     r"(?<![\w.:/-])(/(home|Users|root|tmp|work|mnt|opt|srv|var)/[\w.~-]|/(tmp|root|work)\b|[A-Za-z]:\\{1,2}\w)"
 )
@@ -98,14 +102,26 @@ def no_machine_paths(notebook: dict) -> Iterator[str]:
 
 
 def parameters(notebook: dict) -> Iterator[str]:
-    """One cell tagged `parameters`, the first code cell: lines NAME = literal  # comment."""
-    tagged = [(number, source) for number, cell, source in _code(notebook) if "parameters" in _tags(cell)]
-    if len(tagged) != 1:
-        yield f"{len(tagged)} cells are tagged `parameters`; there must be one"
+    """One cell tagged `parameters`, short, before all others but a folded one tagged `more-parameters`: lines
+    NAME = literal  # comment."""
+    cells = [(number, cell, source) for number, cell, source in _code(notebook)]
+    tagged = [(number, source) for number, cell, source in cells if "parameters" in _tags(cell)]
+    more = [(number, cell, source) for number, cell, source in cells if "more-parameters" in _tags(cell)]
+    if len(tagged) != 1 or len(more) > 1:
+        count, name = (len(tagged), "parameters") if len(tagged) != 1 else (len(more), "more-parameters")
+        yield f"{count} cells are tagged `{name}`; there must be one"
         return
-    number, source = tagged[0]
-    if number != _code(notebook)[0][0]:
-        yield f"cell {number}: the parameters cell must be the first code cell"
+    if [number for number, *_ in (*more, *tagged)] != [number for number, *_ in cells[: len(more) + 1]]:
+        yield f"cell {tagged[0][0]}: the parameters cell must be the first code cell, after a folded one at most"
+    if more and not more[0][1]["metadata"].get("jupyter", {}).get("source_hidden"):
+        yield f"cell {more[0][0]}: a cell tagged `more-parameters` is folded (jupyter.source_hidden)"
+    for number, source in [*tagged, *((number, source) for number, _, source in more)]:
+        yield from _literals(number, source)
+    if (lines := len(tagged[0][1].splitlines())) > PARAMETERS:
+        yield f"cell {tagged[0][0]}: {lines} parameters; at most {PARAMETERS}, the others folded (`more-parameters`)"
+
+
+def _literals(number: int, source: str) -> Iterator[str]:
     try:
         found = assignments(source)
     except (SyntaxError, ValueError) as error:
@@ -154,6 +170,55 @@ def asserting(notebook: dict) -> Iterator[str]:
     number = sum(bool(re.search(r"^\s*assert\b|\bassert_\w+\(", source, re.M)) for _, _, source in _code(notebook))
     if number < ASSERTING:
         yield f"{number} cells assert something; at least {ASSERTING}"
+
+
+def messages(notebook: dict) -> Iterator[str]:
+    """Every assert says what to do or what is wrong: a learner's most common failure is a cell run twice."""
+    for number, _, source in _code(notebook):
+        for node in ast.walk(ast.parse(re.sub(r"^%.*", "", source, flags=re.M))):
+            if isinstance(node, ast.Assert) and node.msg is None:
+                yield f"cell {number}: an assert without a message ({ast.unparse(node)[:40]!r})"
+
+
+def symbols(notebook: dict) -> Iterator[str]:
+    """The header's symbols are rows of the course's table, word by word: one meaning for each letter."""
+    header = "".join(notebook["cells"][0]["source"])
+    found = re.search(r"\*\*Symbols\.\*\*(.+?)\[All symbols and words\]\(symbols_and_words\.md\)", header, re.S)
+    if not found:
+        yield "cell 1: no **Symbols.** line that ends with [All symbols and words](symbols_and_words.md)"
+        return
+    entries = [" ".join(entry.split()).rstrip(".") for entry in re.split(r"\s·\s", found[1]) if entry.strip()]
+    if len(entries) > SYMBOLS:
+        yield f"cell 1: {len(entries)} symbols; at most {SYMBOLS}"
+    known = symbol_table()
+    for entry in entries:
+        letter, _, meaning = entry.partition("$ ")
+        if known.get(f"{letter}$") != meaning.strip():
+            said = known.get(f"{letter}$", "nothing")
+            yield f"cell 1: {entry!r} is no row of symbols_and_words.md, which says {said!r}"
+
+
+def symbol_table() -> dict[str, str]:
+    """Symbol -> meaning, from the first table of notebooks/symbols_and_words.md."""
+    text = (REPOSITORY / "notebooks" / "symbols_and_words.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"^\| (\$.+?\$) \| (.+?) \|$", text, re.M))
+
+
+def pace(notebook: dict) -> Iterator[str]:
+    """Each section says its minutes, until "What we found"; core and optional ones are told apart and fit an hour."""
+    text = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    core = total = 0
+    for title in re.findall(r"^## +(.+)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.M):
+        if re.search(r"What we found|Exercises|What comes next", title):
+            continue
+        found = re.search(r" · (\d+) min(, optional)?$", title)
+        if not found:
+            yield f"section {title!r} does not say its minutes: ## 1. Title · 12 min, or · 10 min, optional"
+            continue
+        total += int(found[1])
+        core += 0 if found[2] else int(found[1])
+    if core > MINUTES[0] or total > MINUTES[1]:
+        yield f"{core} minutes of core, {total} in all; at most {MINUTES[0]} and {MINUTES[1]}"
 
 
 def headings(notebook: dict) -> Iterator[str]:
@@ -237,6 +302,9 @@ GATES: tuple[Gate, ...] = (
     tags,
     compared,
     asserting,
+    messages,
+    symbols,
+    pace,
     headings,
     figures,
     small,

@@ -32,6 +32,8 @@ COURSE = {
     "10": ("10_self_supervision", "Self-supervision", "and two-stage training"),
     "11": ("11_vision_transformers", "Vision transformers", "on the long tail"),
     "12": ("12_scoreboard", "The scoreboard", "every method, one protocol, with error bars"),
+    "A1": ("A1_measuring_images", "Measuring images", "what each measure sees, and how it is fooled"),
+    "A2": ("A2_small_print", "The small print", "proofs and details that the notebooks leave out"),
 }
 
 
@@ -46,7 +48,7 @@ def table() -> list[dict]:
 
 def built() -> set[str]:
     """The numbers ("00", "01", ...) of the notebooks that are there; the others of the course are planned."""
-    return {path.name[:2] for path in notebooks_folder().glob("[0-9][0-9]_*.ipynb")}
+    return {path.name[:2] for path in notebooks_folder().glob("[0-9A][0-9]_*.ipynb")}
 
 
 def draw(data: ImageData, present: Collection[str] | None = None) -> Figure:

@@ -18,7 +18,7 @@ from lt_utils.files import write_whole
 from lt_utils.progress import duration
 from lt_utils.runs.parameters import read_notebook
 
-KEPT = ("tags",)  # of a cell's metadata
+KEPT = ("tags", "jupyter")  # of a cell's metadata
 
 
 def execute(path: Path) -> float:

@@ -23,7 +23,7 @@ from lt_utils.data.datasets import BUNDLED_FOLDER, ImageData, load
 from lt_utils.data.npz import sha256
 from lt_utils.diffusion.class_balancing import MECHANISMS, train_generator
 from lt_utils.diffusion.generate import balanced_labels, sample_to
-from lt_utils.diffusion.schedules import Schedule, cosine_schedule, linear_schedule
+from lt_utils.diffusion.schedules import SCHEDULES, Schedule
 from lt_utils.errors import choose
 from lt_utils.files import REPOSITORY, read_json, read_yaml, write_json
 from lt_utils.hashing import fingerprint
@@ -38,8 +38,6 @@ from lt_utils.runs.provenance import surroundings
 from lt_utils.training import checkpoints
 from lt_utils.training.devices import device
 from lt_utils.training.lr_schedules import warmup_cosine
-
-SCHEDULES = {"cosine": cosine_schedule, "linear": linear_schedule}
 
 
 class Pretraining:

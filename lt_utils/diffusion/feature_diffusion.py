@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lt_utils import hashing
+from lt_utils.diffusion.generate import sample
 from lt_utils.diffusion.losses import diffusion_loss
-from lt_utils.diffusion.samplers import sample
 from lt_utils.diffusion.schedules import Schedule, cosine_schedule
 from lt_utils.errors import CourseError
 from lt_utils.models.feature_denoisers import ResidualMLP

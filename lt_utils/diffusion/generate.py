@@ -1,4 +1,4 @@
-"""Many samples from an image diffusion model: into a folder, shard by shard, resumable, with labels chosen beforehand.
+"""Samples from a diffusion model: a few at once, or many into a folder, shard by shard, with labels chosen beforehand.
 
 A shard is one file of images and labels, written whole or not at all. Its noise depends on (seed, shard) alone, so a run
 that was killed at any moment makes, when it is run again, the same images as one that was not: on a CPU to the last bit.
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from lt_utils import files, hashing
 from lt_utils.data.augmentation import to_bytes
-from lt_utils.diffusion.samplers import ancestral, check_labels, ddim, guided
+from lt_utils.diffusion.samplers import Prediction, ancestral, check_labels, ddim, guided
 from lt_utils.diffusion.schedules import Schedule
+from lt_utils.diffusion.solvers import dpm_solver
 from lt_utils.errors import CourseError, choose
 from lt_utils.progress import track
 from lt_utils.training import checkpoints
@@ -22,8 +23,68 @@ from lt_utils.training.devices import autocast, precision_for
 from lt_utils.training.loop import step_seed
 
 SHARDS = "shard-[0-9][0-9][0-9][0-9][0-9].safetensors"
-# The reverse variances of DDPM: "fixedlarge" is beta_t, "fixedsmall" that of q(x_{t-1} | x_t, x_0).
-SAMPLERS = {"ddim": None, "fixedlarge": "beta", "fixedsmall": "posterior"}
+# The samplers by name; of DDPM's two, "fixedlarge" has the variance beta_t, "fixedsmall" that of q(x_{t-1} | x_t, x_0).
+VARIANCES = {"fixedlarge": "beta", "fixedsmall": "posterior"}
+SAMPLERS = ("ddim", "dpm-solver", *VARIANCES)
+
+
+def walk(
+    sampler: str,
+    predict: Prediction,
+    schedule: Schedule,
+    x: Tensor,
+    steps: int = 50,
+    eta: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """From noise x [B, ...] to data [B, ...] by the sampler of that name, one of SAMPLERS.
+
+    "dpm-solver" is DPM-Solver++ of order 2, without fresh noise; "fixedlarge" and "fixedsmall" visit every step of the
+    schedule. Raises CourseError for an unknown name, and for eta with "dpm-solver".
+    """
+    choose("sampler", sampler, SAMPLERS)
+    if sampler == "dpm-solver":
+        if eta:
+            raise CourseError(f"DPM-Solver++ adds no fresh noise: leave eta at 0 (it is {eta:g}), or take ddim.")
+        return dpm_solver(predict, schedule, x, steps)
+    if sampler == "ddim":
+        return ddim(predict, schedule, x, steps, eta, generator)
+    return ancestral(predict, schedule, x, VARIANCES[sampler], generator)
+
+
+@torch.no_grad()
+def sample(
+    denoiser: nn.Module,
+    schedule: Schedule,
+    labels: Tensor,
+    shape: tuple[int, ...],
+    *,
+    objective: str = "v",
+    sampler: str = "ddim",
+    steps: int = 50,
+    eta: float = 0.0,
+    omega: float = 0.0,
+    clip: float | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+) -> Tensor:
+    """Samples [N, *shape], float32, one for each of `labels` [N], in evaluation mode, in batches of `batch_size`.
+
+    The start noise comes from a CPU generator with `seed`, so the same seed starts from the same noise on every device.
+    sampler, steps, eta: see `walk`. Raises CourseError for a label that the network does not know.
+    """
+    check_labels(labels, denoiser.no_label)
+    was_training = denoiser.training
+    denoiser.eval()
+    device = next(denoiser.parameters()).device
+    start = torch.randn((len(labels), *shape), generator=torch.Generator().manual_seed(seed))  # [N, *shape]
+    generator = torch.Generator(device).manual_seed(seed + 1)
+    parts = []
+    for noise, part in zip(start.split(batch_size), labels.split(batch_size), strict=True):
+        predict = guided(denoiser, schedule, part.to(device), objective, omega, clip)
+        parts.append(walk(sampler, predict, schedule, noise.to(device), steps, eta, generator))
+    denoiser.train(was_training)
+    return torch.cat(parts)
 
 
 def balanced_labels(total: int, num_classes: int) -> Tensor:
@@ -64,7 +125,7 @@ def sample_to(
 
     Args:
         shape: (channels, height, width) of an image.
-        sampler: "ddim" with `steps` and `eta`; "fixedlarge" or "fixedsmall": ancestral, through all steps of the schedule.
+        sampler: one of SAMPLERS, with `steps` and `eta`; see `walk`.
         omega: guidance strength; 0 is none. clip: bound |x_0| by this in every step; the published chain is not clipped.
         objective: what the denoiser predicts. seed: decides all noise. shard: images a file and a batch.
         as_bytes: uint8 in 0..255, as in an image file; False: float32 clipped to -1..1, as the published program measures.
@@ -75,14 +136,14 @@ def sample_to(
     the network does not know.
     """
     check_labels(labels, denoiser.no_label)
-    variance = SAMPLERS[choose("sampler", sampler, SAMPLERS)]
+    choose("sampler", sampler, SAMPLERS)
     where, folder, labels = next(denoiser.parameters()).device, Path(folder), labels.cpu()
     facts = {
         "model": hashing.fingerprint(denoiser),
         "schedule": [len(schedule), float(schedule.alpha_bar.log().sum())],
         "shape": list(shape),
         "sampler": sampler,
-        **({} if variance else {"steps": steps, "eta": eta}),
+        **({} if sampler in VARIANCES else {"steps": steps, "eta": eta}),
         "omega": omega,
         "clip": clip,
         "objective": objective,
@@ -104,10 +165,7 @@ def sample_to(
             noise = torch.Generator(where).manual_seed(step_seed(seed, 2 * number + 1))
             with autocast(where, precision):
                 predict = guided(denoiser, schedule, parts[number].to(where), objective, omega, clip)
-                if variance:
-                    x = ancestral(predict, schedule, x, variance, noise)
-                else:
-                    x = ddim(predict, schedule, x, steps, eta, noise)
+                x = walk(sampler, predict, schedule, x, steps, eta, noise)
             images = to_bytes(x) if as_bytes else x.clamp(-1, 1)
             checkpoints.save(_path(folder, number), {"images": images, "labels": parts[number]}, facts)
     finally:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lt_utils import hashing
 from lt_utils.data.augmentation import random_crop_flip, unit
-from lt_utils.diffusion.samplers import sample
+from lt_utils.diffusion.generate import sample
 from lt_utils.diffusion.schedules import Schedule, cosine_schedule
 from lt_utils.errors import CourseError
 from lt_utils.models.feature_denoisers import FeatureUNet

@@ -117,37 +117,3 @@ def ancestral(
             noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
             x = x + math.sqrt(float(spread[t])) * noise
     return x
-
-
-@torch.no_grad()
-def sample(
-    denoiser: nn.Module,
-    schedule: Schedule,
-    labels: Tensor,
-    shape: tuple[int, ...],
-    *,
-    objective: str = "v",
-    steps: int = 50,
-    eta: float = 0.0,
-    omega: float = 0.0,
-    clip: float | None = None,
-    seed: int = 0,
-    batch_size: int = 256,
-) -> Tensor:
-    """DDIM samples [N, *shape], float32, one for each of `labels` [N], in evaluation mode, in batches of `batch_size`.
-
-    The start noise comes from a CPU generator with `seed`, so the same seed starts from the same noise on every device.
-    Raises CourseError for a label that the network does not know.
-    """
-    check_labels(labels, denoiser.no_label)
-    was_training = denoiser.training
-    denoiser.eval()
-    device = next(denoiser.parameters()).device
-    start = torch.randn((len(labels), *shape), generator=torch.Generator().manual_seed(seed))  # [N, *shape]
-    generator = torch.Generator(device).manual_seed(seed + 1)
-    parts = []
-    for noise, part in zip(start.split(batch_size), labels.split(batch_size), strict=True):
-        predict = guided(denoiser, schedule, part.to(device), objective, omega, clip)
-        parts.append(ddim(predict, schedule, noise.to(device), steps, eta, generator))
-    denoiser.train(was_training)
-    return torch.cat(parts)

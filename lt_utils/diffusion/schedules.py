@@ -67,3 +67,6 @@ def cosine_schedule(steps: int = 1000, offset: float = 0.008, largest_beta: floa
     alpha_bar = torch.cos(angle) ** 2
     beta = (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=largest_beta)
     return Schedule(torch.cumprod(1 - beta, 0))
+
+
+SCHEDULES = {"cosine": cosine_schedule, "linear": linear_schedule}

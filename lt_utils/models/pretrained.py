@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lt_utils.data.datasets import ImageData
 from lt_utils.data.npz import sha256
 from lt_utils.errors import CourseError, choose
 from lt_utils.files import read_json
@@ -31,12 +32,20 @@ def pretrained_card(name: str) -> dict:
     return read_json(FOLDER / f"{name}.json") or {}
 
 
-def load_pretrained(name: str, device: torch.device | str = "cpu") -> tuple[nn.Module, dict]:
-    """A trained network in evaluation mode, and its card.
+def load_pretrained(
+    name: str, device: torch.device | str = "cpu", data: ImageData | None = None
+) -> tuple[nn.Module, dict]:
+    """A trained network in evaluation mode, and its card, which also holds its file's notes as "facts".
 
-    Raises CourseError for an unknown name (lists the known ones), and for a file that is not the one its card describes.
+    Raises CourseError for an unknown name (lists the known ones), for a file that is not the one its card describes, and if
+    `data` is given and the network was trained on another data set.
     """
     card = pretrained_card(name)
+    if data is not None and card.get("data", {}).get("key") != data.key:
+        raise CourseError(
+            f"{name} was trained on {card.get('data', {}).get('key')}, not on {data.key}: leave its name out, and a network "
+            "is trained here."
+        )
     path = FOLDER / f"{name}.safetensors"
     if not path.exists() or sha256(path) != card.get("sha256"):
         raise CourseError(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lt_utils.data.augmentation import AUGMENTATIONS, unit
 from lt_utils.data.datasets import ImageData
 from lt_utils.errors import CourseError, choose
+from lt_utils.models.pretrained import load_pretrained, pretrained_card
 from lt_utils.models.resnet import ResNet, channel_statistics
 from lt_utils.recognition.losses import log_prior, mixup, mixup_loss
 from lt_utils.training.devices import device
@@ -149,3 +150,13 @@ def train_judge(
     return train_encoder(
         data, "ce", epochs=epochs, seed=seed, checkpoint=checkpoint, depth=depth, batch_size=128, lr=0.2, title="judge"
     )
+
+
+def judge_for(data: ImageData, *, epochs: int = 8, depth: int = 8, checkpoint: str | Path | None = None) -> ResNet:
+    """The judge of a balanced data set: the one that comes with the course if that is its data, else trained here.
+
+    epochs, depth and checkpoint serve the training alone (see train_judge).
+    """
+    if pretrained_card("judge").get("data", {}).get("key") == data.key:
+        return load_pretrained("judge", device())[0]
+    return train_judge(data, epochs=epochs, depth=depth, checkpoint=checkpoint)

@@ -1,4 +1,7 @@
-"""The parameters of a notebook: what its `parameters` cell declares, and whether given values fit.
+"""The parameters of a notebook: what its two parameter cells declare, and whether given values fit.
+
+The cell tagged `parameters` holds what a learner plays with. The rest stands above it, folded, in a cell tagged
+`more-parameters`: papermill writes given values below `parameters`, so they hold for both.
 
 papermill only warns about a misspelt parameter and runs on with the default; here it is refused before anything runs.
 """
@@ -14,6 +17,7 @@ from pathlib import Path
 from lt_utils.errors import CourseError, choose
 from lt_utils.files import REPOSITORY
 
+TAGS = ("parameters", "more-parameters")  # of the cells that declare parameters
 KINDS = {
     bool: "True or False",
     int: "a whole number",
@@ -72,11 +76,11 @@ def assignments(source: str) -> list[tuple[str, ast.expr]]:
 
 
 def declared(path: Path) -> dict[str, object]:
-    """Name -> default value of every parameter that a notebook declares in its cell tagged `parameters`.
+    """Name -> default value of every parameter that a notebook declares in its cells tagged with one of `TAGS`.
 
     A notebook without such a cell declares none. Raises CourseError if a default is not a plain literal.
     """
-    source = "\n".join(cell["source"] for cell in code_cells(path) if "parameters" in cell["tags"])
+    source = "\n".join(cell["source"] for cell in code_cells(path) if set(TAGS) & set(cell["tags"]))
     try:
         return {name: ast.literal_eval(value) for name, value in assignments(source)}
     except (ValueError, SyntaxError) as error:
@@ -130,7 +134,7 @@ def own_names(cells: list[dict], whole: bool) -> set[str]:
     """
     found: set[str] = set()
     for cell in cells:
-        if "parameters" in cell["tags"]:
+        if set(TAGS) & set(cell["tags"]):
             continue
         try:
             nodes = list(ast.walk(ast.parse(cell["source"])))

@@ -25,7 +25,9 @@ def device() -> torch.device:
 
 
 def precision_for(where: torch.device) -> str:
-    """ "bf16" where it is fast (GPUs and CPUs with bfloat16 instructions), else "fp32"."""
+    """ "bf16" where it is fast (GPUs and CPUs with bfloat16 instructions), else "fp32"; LT_PRECISION=fp32 forbids bf16."""
+    if choose("LT_PRECISION", os.environ.get("LT_PRECISION") or "auto", ("auto", "fp32")) == "fp32":
+        return "fp32"
     if where.type == "cuda":
         # Older GPUs, such as the T4 of free notebook services, only emulate bfloat16, slowly.
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"

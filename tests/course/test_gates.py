@@ -3,6 +3,7 @@
 import ast
 import copy
 import json
+import os
 import re
 import subprocess
 import sys
@@ -39,16 +40,19 @@ def shows() -> dict:
     return {"output_type": "display_data", "metadata": {}, "data": dict(PICTURE)}
 
 
+LINK = "[All symbols and words](symbols_and_words.md)"
+
+
 @pytest.fixture
 def good() -> dict:
     """A notebook that passes every gate, as JSON."""
     cells = [
-        markdown("# A question\n\nWhat is it?"),
+        markdown(f"# A question\n\nWhat is it?\n\n**Symbols.** $x$ an image ·\n$C$ the number of classes. {LINK}"),
         code('DATASET = "small"  # which data set\nSEED: int = 0  # the first seed', tags=("parameters",)),
         code("import math", says("")),
-        markdown("## 1 An idea\n\nA sentence."),
+        markdown("## 1. An idea · 20 min\n\nA sentence."),
         *[
-            code(f"assert math.isclose({number}, {number}.0)\nprint({number})", says(f"{number}\n"))
+            code(f"assert math.isclose({number}, {number}.0), 'not a number'\nprint({number})", says(f"{number}\n"))
             for number in range(5)
         ],
         code("train()", says("step 1\n"), tags=("nbval-ignore-output", "training")),
@@ -74,7 +78,7 @@ def test_a_good_notebook_passes(good):
 
 
 PARAMETERS, IMPORT, CHECK, TRAIN, FIGURE = 1, 2, 4, 9, 11  # places in the good notebook
-PASTED = "x = 1\n" * 41
+PASTED = "x = 1\n" * 31
 
 BAD = {
     "executed: no cell has an output": lambda cells: [cell.update(outputs=[]) for cell in cells],
@@ -95,7 +99,32 @@ BAD = {
     "parameters: cell 2: STEPS is derived": lambda cells: cells[PARAMETERS].update(source="STEPS = 10 * 2  # steps"),
     "parameters: cell 2: SEED has no comment": lambda cells: cells[PARAMETERS].update(source="SEED = 0\nX = 1  # x"),
     "parameters: cell 2: .* is no line NAME = literal": lambda cells: cells[PARAMETERS].update(source="import os"),
-    "short_cells: cell 3: 41 lines": lambda cells: cells[IMPORT].update(source=PASTED),
+    "parameters: cell 2: 9 parameters; at most 8": lambda cells: cells[PARAMETERS].update(
+        source="\n".join(f"P{i} = {i}  # one" for i in range(9))
+    ),
+    "parameters: cell 2: a cell tagged `more-parameters` is folded": lambda cells: cells.insert(
+        1, code("STEPS = 5  # steps", tags=("more-parameters",))
+    ),
+    "parameters: cell 2: the parameters cell must be the first": lambda cells: cells.insert(
+        2, code("STEPS = 5  # steps", tags=("more-parameters",))
+    ),
+    "messages: cell 5: an assert without a message": lambda cells: cells[CHECK].update(source="assert 1 == 1"),
+    "symbols: cell 1: no [*][*]Symbols": lambda cells: cells[0].update(source="# A question\n\nWhat is it?"),
+    "symbols: cell 1: .*x. a number. is no row of .* which says 'an image'": lambda cells: cells[0].update(
+        source=f"# A question\n\nWhat?\n\n**Symbols.** $x$ a number. {LINK}"
+    ),
+    "symbols: cell 1: .*which says 'nothing'": lambda cells: cells[0].update(
+        source=f"# A question\n\nWhat?\n\n**Symbols.** $q$ a number. {LINK}"
+    ),
+    "symbols: cell 1: 15 symbols": lambda cells: cells[0].update(
+        source=f"# A question\n\nWhat?\n\n**Symbols.** {' · '.join(['$x$ an image'] * 15)} {LINK}"
+    ),
+    "pace: section .* does not say its minutes": lambda cells: cells[3].update(source="## 1. An idea\n\nA sentence."),
+    "pace: 61 minutes of core": lambda cells: cells[3].update(source="## 1. An idea · 61 min\n\nA sentence."),
+    "pace: 20 minutes of core, 81 in all": lambda cells: cells[3].update(
+        source="## 1. One · 20 min\n\nA sentence.\n\n## 2. Two · 61 min, optional\n\nA sentence."
+    ),
+    "short_cells: cell 3: 31 lines": lambda cells: cells[IMPORT].update(source=PASTED),
     "tags: cell 10: nbval-ignore-output goes": lambda cells: cells[TRAIN].update(
         metadata={"tags": ["nbval-ignore-output"]}
     ),
@@ -143,7 +172,7 @@ def test_every_gate_is_seen_to_refuse():
 
 def test_what_is_marked_may_be_said_of_tdfa(good):
     good["cells"][3]["source"] = (
-        "## Two\n\nThis is our reconstruction, not TDFA's method.\n\nThe README of TDFA\nnames four data sets.\n\n"
+        "## 2. Two · 5 min\n\nThis is our reconstruction, not TDFA's method.\n\nThe README of TDFA\nnames four data sets.\n\n"
         "| method | % |\n|---|---|\n| our reconstruction of TDFA | 41.0 |\n| TDFA (README) | none is known |"
     )
     good["cells"][CHECK]["outputs"].append(says("TDFA: a reconstruction 41.0\nno TDFA number: 0\n"))
@@ -264,3 +293,25 @@ def test_nbval_sees_one_altered_digit_but_not_stripped_outputs(tmp_path, noteboo
     assert re.findall(r"^FAILED (\S+)::Cell (\d+)", done.stdout, re.M) == [("altered.ipynb", "1")], done.stdout
     assert "1 failed, 8 passed" in done.stdout
     assert any("stripped" in found for found in gates.executed(json.loads((tmp_path / "stripped.ipynb").read_text())))
+
+
+def test_a_notebook_that_does_not_survive_a_second_run_or_a_cell_again_fails(tmp_path, notebook):
+    (tmp_path / "notebooks").mkdir()
+    for name, sources in {
+        "good": ("x = 1", "assert x == 1", "y = 2"),
+        "second": ("x = globals().get('y', 1)", "assert x == 1, 'x is no longer 1'", "y = 2"),
+        "again": ("x = 1", "assert x == 1, 'x has changed'", "x = 2"),
+    }.items():
+        path = notebook(tmp_path / "notebooks" / f"{name}.ipynb", {"SEED": 0}, *sources)
+        assert refresh.main([str(path)]) == 0
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider", "-c", "/dev/null"]
+    done = subprocess.run(
+        [*command, "--rootdir", tmp_path, "--nbval", "--nbval-current-env", tmp_path],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert re.findall(r"^FAILED \S+/(\w+)\.ipynb::run again", done.stdout, re.M) == ["again", "second"], done.stdout
+    assert "Cell 2 of again.ipynb, run again, after the last cell: AssertionError: x has changed" in done.stdout
+    assert "Cell 2 of second.ipynb, run a second time: AssertionError: x is no longer 1" in done.stdout

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from lt_utils.diffusion.generate import sample
 from lt_utils.diffusion.losses import OBJECTIVES, diffusion_loss, drop_labels, estimates, target
-from lt_utils.diffusion.samplers import ancestral, check_labels, ddim, ddim_steps, guided, sample
+from lt_utils.diffusion.samplers import ancestral, check_labels, ddim, ddim_steps, guided
 from lt_utils.diffusion.schedules import Schedule, cosine_schedule, linear_schedule
 from lt_utils.errors import CourseError
 

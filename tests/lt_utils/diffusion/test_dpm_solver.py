@@ -5,10 +5,12 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 
 from lt_utils.diffusion.feature_diffusion import GaussianDenoiser
+from lt_utils.diffusion.generate import sample
 from lt_utils.diffusion.samplers import ddim, ddim_steps, guided
 from lt_utils.diffusion.schedules import cosine_schedule, linear_schedule
 from lt_utils.diffusion.solvers import dpm_solver
 from lt_utils.errors import CourseError
+from lt_utils.models.feature_denoisers import ResidualMLP
 
 
 def curved(schedule):
@@ -81,3 +83,22 @@ def test_a_gaussian_is_reached_in_few_steps():
 def test_what_it_cannot_do_is_refused(steps, order, told):
     with pytest.raises(CourseError, match=told):
         dpm_solver(curved(linear_schedule()), linear_schedule(), torch.zeros(1, 2, dtype=torch.float64), steps, order)
+
+
+def test_it_is_drawn_with_by_name(tmp_path):
+    """sample and sample_to walk with it as the function does; fresh noise it refuses."""
+    torch.manual_seed(0)
+    model, schedule, labels = ResidualMLP(4, 3, width=16), cosine_schedule(50), torch.arange(3)
+    torch.nn.init.normal_(model.out.weight)
+    drawn = sample(model, schedule, labels, (4,), sampler="dpm-solver", steps=5, omega=1.0, seed=3)
+    start = torch.randn((3, 4), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected = dpm_solver(guided(model, schedule, labels, omega=1.0), schedule, start, steps=5)
+    assert torch.equal(drawn, expected)
+    assert not torch.allclose(drawn, sample(model, schedule, labels, (4,), steps=5, omega=1.0, seed=3), atol=1e-3)
+    with pytest.raises(CourseError, match="adds no fresh noise: leave eta at 0"):
+        sample(model, schedule, labels, (4,), sampler="dpm-solver", steps=5, eta=0.5)
+    with pytest.raises(CourseError, match="Did you mean 'dpm-solver'"):
+        sample(model, schedule, labels, (4,), sampler="dpm_solver", steps=5)
+    with pytest.raises(CourseError, match="order 2 needs at least 2 steps, not 1"):
+        sample(model, schedule, labels, (4,), sampler="dpm-solver", steps=1)

@@ -8,8 +8,9 @@ from denoising_diffusion_pytorch import GaussianDiffusion, GaussianDiffusion1D
 from diffusers import DDIMScheduler, DDPMScheduler
 from torch import nn
 
+from lt_utils.diffusion.generate import sample
 from lt_utils.diffusion.losses import OBJECTIVES, estimates, target
-from lt_utils.diffusion.samplers import ancestral, ddim, ddim_steps, guided, sample
+from lt_utils.diffusion.samplers import ancestral, ddim, ddim_steps, guided
 from lt_utils.diffusion.schedules import cosine_schedule, linear_schedule
 
 PREDICTION = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}  # diffusers

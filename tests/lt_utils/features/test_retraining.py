@@ -11,8 +11,8 @@ from lt_utils.data import datasets
 from lt_utils.data.datasets import ImageData
 from lt_utils.data.longtail import class_counts
 from lt_utils.diffusion.feature_diffusion import GaussianDenoiser, Standardiser, load_generator, train_feature_diffusion
+from lt_utils.diffusion.generate import sample
 from lt_utils.diffusion.ldmlr import train_published
-from lt_utils.diffusion.samplers import sample
 from lt_utils.diffusion.schedules import cosine_schedule
 from lt_utils.errors import CourseError
 from lt_utils.features.augmentation import (

@@ -1,10 +1,12 @@
 """The trained networks that come with the course: loaded by name, verified by hash, each with a whole card."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
+from lt_utils import hashing
 from lt_utils.data import datasets
 from lt_utils.errors import CourseError
 from lt_utils.files import REPOSITORY, read_json, read_yaml, write_json
@@ -12,6 +14,7 @@ from lt_utils.metrics.recognition import accuracy
 from lt_utils.models import pretrained
 from lt_utils.models.pretrained import FOLDER, load_pretrained, pretrained_names
 from lt_utils.models.resnet import encode
+from lt_utils.recognition import encoders, judge_for
 
 NAMES = pretrained_names()
 
@@ -39,6 +42,23 @@ def test_the_judge_judges_as_its_card_says():
     assert accuracy(logits, data.test_labels) == pytest.approx(card["measures"]["accuracy_on_test_images"], abs=0.2)
 
 
+def test_a_network_of_another_data_set_is_refused():
+    data = datasets.load()
+    with pytest.raises(
+        CourseError, match="judge was trained on fashion-mnist-small .*, not on fashion-mnist-small-if100"
+    ):
+        load_pretrained("judge", data=data.long_tailed(100))
+    assert load_pretrained("judge", data=data)[1]["name"] == "judge"
+
+
+def test_the_judge_of_a_data_set_is_the_one_of_the_course_only_for_its_data(monkeypatch):
+    data = datasets.load()
+    monkeypatch.setattr(encoders, "train_judge", lambda whole, **options: (whole.name, options["epochs"]))
+    assert hashing.fingerprint(judge_for(data, epochs=1)) == hashing.fingerprint(load_pretrained("judge")[0])
+    other = replace(data, train_labels=data.train_labels.roll(1))
+    assert judge_for(other, epochs=3) == (data.name, 3)
+
+
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(CourseError, match="Did you mean 'judge'.*Known: .*judge"):
         load_pretrained("juge")
@@ -56,5 +76,7 @@ def test_a_damaged_file_is_one_sentence(damage, tmp_path, monkeypatch):
     else:
         write_json(tmp_path / "judge.json", read_json(tmp_path / "judge.json") | {"sha256": "0" * 64})
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
-    with pytest.raises(CourseError, match="judge.safetensors is missing, damaged or not the file.*experiments.pretrain judge"):
+    with pytest.raises(
+        CourseError, match="judge.safetensors is missing, damaged or not the file.*experiments.pretrain judge"
+    ):
         load_pretrained("judge", torch.device("cpu"))

@@ -611,6 +611,11 @@ def test_precision_follows_the_word_and_the_machine(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, found=native: found)
         assert precision_for(torch.device("cuda")) == expected
     assert precision_for(torch.device("mps")) == "fp32"
+    monkeypatch.setenv("LT_PRECISION", "fp32")
+    assert precision_for(torch.device("cuda")) == precision_for(cpu) == "fp32"
+    monkeypatch.setenv("LT_PRECISION", "fp16")
+    with pytest.raises(CourseError, match="LT_PRECISION"):
+        precision_for(cpu)
 
 
 def test_device_is_the_accelerator_if_there_is_one(monkeypatch):

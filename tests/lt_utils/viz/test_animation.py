@@ -1,0 +1,56 @@
+"""Moving pictures: every value is drawn once, in order; print sees the still; bad input is one sentence."""
+
+from io import BytesIO
+
+import matplotlib.pyplot as plt
+import pytest
+from PIL import Image
+
+from lt_utils.errors import CourseError
+from lt_utils.viz import moving
+
+
+def bars(values, **options):
+    """A moving picture of one bar, and the values in the order in which they were drawn."""
+    figure, axes = plt.subplots(figsize=(2, 1))
+    drawn = []
+
+    def draw(value):
+        drawn.append(value)
+        axes.clear()
+        axes.set(ylim=(0, 4))
+        axes.bar(0, value, color="black")
+
+    return Image.open(BytesIO(moving(figure, draw, values, **options).data)), drawn
+
+
+def dark(picture) -> int:
+    """Dark pixels of a picture."""
+    return sum(picture.convert("L").histogram()[:64])
+
+
+def test_every_value_is_a_picture_and_the_last_stands_longest():
+    picture, drawn = bars((1, 2, 3), seconds=0.2)
+    assert drawn == [1, 2, 3] and picture.n_frames == 4  # the still, and three
+    seen, stands = [], []
+    for number in range(1, 4):
+        picture.seek(number)
+        seen.append(dark(picture))
+        stands.append(picture.info["duration"])
+    assert seen == sorted(seen) and seen[0] < seen[2]
+    assert stands == [200, 200, 2000]
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize(("still", "which"), [(-1, 3), (0, 1)])
+def test_print_sees_the_still(still, which):
+    picture, _ = bars((1, 2, 3), still=still)
+    first = dark(picture)
+    picture.seek(which)
+    assert first == dark(picture)
+
+
+@pytest.mark.parametrize("values", [(), range(61)])
+def test_too_few_and_too_many(values):
+    with pytest.raises(CourseError, match="1 to 60 pictures, not"):
+        bars(values)
