@@ -46,8 +46,9 @@ exercises: $(READY)
 bench: $(READY)
 	@exec $(BIN)/python -m benchmarks
 
+# One thread, as in `make run`: so the digits of both are equal.
 notebooks: $(READY)
-	@$(BIN)/python -m course refresh $(sort $(wildcard notebooks/*.ipynb))
+	@OMP_NUM_THREADS=1 $(BIN)/python -m course refresh $(sort $(wildcard notebooks/*.ipynb))
 	@exec $(BIN)/python -m course exercises build --execute
 
 lint: $(READY)

@@ -4,10 +4,10 @@ python -m course exercises start            a copy to work in, my_exercises/; wh
 python -m course exercises build            make exercises/ from solutions/ (--execute: execute the solutions first)
 python -m course exercises check            what is not as it should be in solutions/ and exercises/
 
-An exercise is a row of cells in the source: its text, under a heading `## 1.2 · Title`; one code cell with a function whose
-solution stands between `# BEGIN SOLUTION` and `# END SOLUTION`; one code cell that calls its check; if it helps, a code cell
-tagged `expected-picture`; and a discussion. In exercises/ the solution is a NotImplementedError, and no output is left but
-the expected pictures.
+An exercise is a row of cells in the source: its text, under a heading `## 1.2 · Title`, in an appendix `## A1.2 · Title`; one
+code cell with a function whose solution stands between `# BEGIN SOLUTION` and `# END SOLUTION`; one code cell that calls its
+check; if it helps, a code cell tagged `expected-picture`; and a discussion. In exercises/ the solution is a
+NotImplementedError, and no output is left but the expected pictures.
 """
 
 import ast
@@ -28,7 +28,7 @@ from lt_utils.runs.parameters import read_notebook
 SOLUTIONS, EXERCISES, MINE = REPOSITORY / "solutions", REPOSITORY / "exercises", REPOSITORY / "my_exercises"
 PICTURE = "expected-picture"  # tag of a cell whose output stays in exercises/
 REGION = re.compile(r"^(?P<indent> *)# BEGIN SOLUTION\n.*?^ *# END SOLUTION\n?", re.M | re.S)
-HEADING = re.compile(r"^## (?P<number>\d+\.\d+) · (?P<title>.+)$", re.M)
+HEADING = re.compile(r"^## (?P<number>A?\d+\.\d+) · (?P<title>.+)$", re.M)
 FACTS = re.compile(r"^\*\*Difficulty\*\* (★{1,3})☆* · \*\*Time\*\* (\d+) minutes · \*\*Goal\*\* (.+)$", re.M)
 GATES = (gates.executed, gates.clean_outputs, gates.no_machine_paths, gates.short_cells, gates.small, gates.forbidden)
 
@@ -166,7 +166,9 @@ def problems(path: Path, exercises: Path = EXERCISES) -> Iterator[str]:
         types = [function.returns, *(argument.annotation for argument in function.args.args)]
         row = f"| {one.number} | {one.title} | {'★' * one.difficulty} | {one.minutes} |"
         needed = {
-            f"{number} does not belong to notebook {path.name[:2]}": one.number.startswith(f"{int(path.name[:2])}."),
+            f"{number} does not belong to notebook {path.name[:2]}": one.number.startswith(
+                f"{path.name[:2].lstrip('0')}."
+            ),
             f"{number}: its check is not given {one.function}": f"({one.function})" in one.check,
             f"{number}: an argument or the result of {one.function} has no type": None not in types,
             f"{number}: {one.function} has no docstring": ast.get_docstring(function),

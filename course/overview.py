@@ -19,13 +19,13 @@ INK, SOFT, LINE, THERE = "#222222", "#5F6B76", "#C3CAD1", "#00507E"
 
 # number: (file, title, what it is about); a notebook is a link as soon as its file is there
 COURSE = {
-    "00": ("00_start_here", "Start here", "your machine, the map, the habits, a first taste"),
+    "00": ("00_start_here", "Start here", "the map, a first taste of the tail, your way"),
     "01": ("01_long_tailed_data", "Building long-tailed data sets", "profiles, seeded subsets, groups, priors"),
     "02": ("02_why_the_tail_is_hard", "Why the tail is hard", "number and similarity of classes"),
     "03": ("03_encoders", "Encoders", "cross-entropy, label shift, WCDAS"),
     "04": ("04_ddpm_from_scratch", "DDPM from scratch", "noise schedules, objectives, the ancestral sampler"),
     "05": ("05_ddim_and_guidance", "DDIM and guidance", "fewer steps, stronger labels"),
-    "06": ("06_class_balancing_diffusion", "Class-balancing diffusion", "and how to measure images"),
+    "06": ("06_class_balancing_diffusion", "Class-balancing diffusion", "a loss that lends the head to the tail"),
     "07": ("07_latent_diffusion", "Latent feature diffusion", "the same diffusion on features instead of pixels"),
     "08": ("08_classifier_retraining", "Classifier retraining", "real and generated features, and honest controls"),
     "09": ("09_feature_translation", "Translating features", "from head to tail"),
@@ -85,7 +85,7 @@ def draw(data: ImageData, present: Collection[str] | None = None) -> Figure:
     places |= {"08": (83.2, 45), "12": (102.2, 45)}
     for number, place in places.items():
         _badge(axes, number, place, number in present)
-    axes.text(6, 60, "start here: check your machine", fontsize=10, va="center", color=INK)
+    axes.text(6, 60, "start here: the map, a first taste", fontsize=10, va="center", color=INK)
     _badge(axes, "", (3.2, 4.4), True)
     axes.text(6, 4.4, "notebook that is here", fontsize=9, va="center", color=SOFT)
     _badge(axes, "", (24.2, 4.4), False)

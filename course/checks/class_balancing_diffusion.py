@@ -1,20 +1,18 @@
-"""Checks of the exercises of notebook 06: the class-balancing loss, precision and recall, the Fréchet distance, and what they
-say of generators that have failed."""
+"""Checks of the exercises of notebook 06: the class-balancing loss, whom its second label pulls where, and how hard."""
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from course.checks.tools import Case, Random, Refusals, Wrong, exercise, near, numbers, pieces, predicted
+from course.checks.tools import Case, Random, Refusals, Wrong, exercise, near, numbers, predicted
 
 
 @exercise(
     "6.1",
     "value and both gradients, 4 to -1, in 10 random batches",
-    "w = tau t / T for each image, shape [B, 1, 1, 1]; then mean(w (e - sg other)^2) + 1/4 mean(w (sg e - other)^2), "
-    "where sg is .detach().",
+    "Look at three things: which shape a weight for each image needs beside [B, C, H, W]; which side of each difference is a "
+    "constant (.detach()); and over what the mean runs.",
     over=(5, 4) * 5,  # with size 4 a weight of shape [B] also fits the width of an image
 )
 def balancing_loss(answer: Callable, random: Random, size: int) -> Case:
@@ -32,8 +30,8 @@ def balancing_loss(answer: Callable, random: Random, size: int) -> Case:
 
     w = (tau * t.double() / steps).view(-1, 1, 1, 1)
     mistakes = {
-        "Without stop-gradients both terms pull at both predictions alike. The first may move only e (other.detach()), the "
-        "second only other (e.detach()).": outcome(w, 1.25, 1.25, 1.25),
+        "Without stop-gradients both terms pull at both predictions alike. In each term one side is a constant: which one "
+        "says the formula.": outcome(w, 1.25, 1.25, 1.25),
         "The two directions have different weights: the commitment term counts one quarter.": outcome(w, 1.0, 1.0),
         "The stop-gradients are swapped: the *larger* term moves e, the prediction under the true label.": outcome(
             w, 0.25, 1.0
@@ -65,107 +63,62 @@ def balancing_loss(answer: Callable, random: Random, size: int) -> Case:
     return Case(torch.cat([value.view(1), *(one.flatten() for one in gradients)]), outcome(w), mistakes)
 
 
-def _inside(points: list, members: list, k: int, extra: int = 0) -> float:
-    """Share of points nearer to some member than its k-th nearest other member, by sorting lists."""
-    radii = [sorted(math.dist(p, q) for q in members)[k + extra] for p in members]  # place 0 is the member itself
-    return sum(any(math.dist(p, q) < r for q, r in zip(members, radii, strict=True)) for p in points) / len(points)
-
-
-def _foreign(points: list, members: list, k: int) -> float:
-    """The mistake of giving the balls to the points that are asked about."""
-    radii = [sorted(math.dist(p, q) for q in points)[k] for p in points]
-    return sum(any(math.dist(p, q) < r for q in members) for p, r in zip(points, radii, strict=True)) / len(points)
-
-
 @exercise(
     "6.2",
-    "equal to a plain search through sorted lists, for clouds that overlap, shrink and grow",
-    "Each member of a set has a ball that reaches to its k-th nearest *other* member. Precision: the share of generated "
-    "features in at least one ball of the real set. Recall: the same with the roles exchanged.",
-    over=((2, 0.4), (3, 1.0), (1, 2.0), (4, 1.0)),
+    "equal to a count by hand, for both priors and for classes in any order",
+    "First the probability of each class as y'. Then, for each class, add up those of the classes with more images than it.",
+    over=("train", "uniform") * 6,
 )
-def precision_recall(answer: Callable, random: Random, setting: tuple[int, float]) -> Case:
-    """answer(real [N, D], generated [M, D], k) -> (precision, recall), shares in 0..1."""
-    k, width = setting
-    real, made = random.normal(60, 2), width * random.normal(47, 2) + 0.3
+def pull_to_head(answer: Callable, random: Random, prior: str) -> Case:
+    """answer(counts [C], prior) -> [C] probability that y' is a class with more training images than c."""
+    counts = [random.whole(1, 12) for _ in range(random.whole(4, 9))]
+    counts += [counts[0], 13]  # two classes of one size; the head comes last
+    total, classes = sum(counts), range(len(counts))
+    train = [n / total for n in counts]
+    uniform = [1 / len(counts)] * len(counts)
+    shares = train if prior == "train" else uniform
 
-    def both(share: Callable, *more: int) -> list[float]:
-        """Precision and recall."""
-        a, b = real.tolist(), made.tolist()
-        return [share(b, a, k, *more), share(a, b, k, *more)]
+    def added(belongs: Callable, shares: list = shares) -> list[float]:
+        """For each class the shares of those that belong, by their counts."""
+        return [sum(shares[o] for o in classes if belongs(counts[o], counts[c])) for c in classes]
 
-    right = both(_inside)
+    right = added(lambda other, own: other > own)
+    own = [shares[c] for c in classes]
     mistakes = {
-        "Precision and recall are swapped: precision asks whether *generated* features lie in the real set.": right[
-            ::-1
+        "You count classes with *fewer* images than c; where is the head?": added(lambda other, own: other < own),
+        "Classes of equal size count for you, c itself among them. A pull towards the head comes from classes with more "
+        "images only.": added(lambda other, own: other >= own),
+        "y' is drawn from all classes, y itself among them, so nothing is divided by the share of the others.": [
+            value / (1 - share) for value, share in zip(right, own, strict=True)
         ],
-        "A member's k-th neighbour is counted among the *others*. You count the member itself as the first, at distance 0: "
-        "take the k-th after it.": both(_inside, -1),
-        "You went one neighbour too far: k + 1 smallest distances include the member itself, so the last of them is "
-        "right.": both(_inside, 1),
-        "Shares in 0..1 are wanted, yours are percent.": [100 * share for share in right],
-        "The radii come from the wrong set: for precision each *real* feature has a ball, for recall each generated "
-        "one.": both(_foreign),
-    }
-    given = pieces(answer(real, made, k), 2, "precision and recall")
-    return Case(torch.stack([numbers(one).mean() for one in given]), right, mistakes, atol=1e-9)
-
-
-@exercise(
-    "6.3",
-    "the closed form through eigenvalues, and 0 for equal Gaussians",
-    "|m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1^(1/2) S2 S1^(1/2))^(1/2), where the root of a symmetric matrix is "
-    "V diag(sqrt(values)) V^T.",
-    over=range(12),
-)
-def frechet(answer: Callable, random: Random, trial: int) -> Case:
-    """answer(mean1 [D], cov1 [D, D], mean2 [D], cov2 [D, D]) -> the squared Fréchet distance of two Gaussians."""
-    dim = random.whole(2, 5)
-    (m1, s1), (m2, s2) = (
-        (random.normal(dim), root @ root.T + 0.2 * torch.eye(dim).double())
-        for root in (random.normal(dim, dim) for _ in range(2))
-    )
-    if trial % 4 == 3:
-        m2, s2 = m1, s1
-    # The root of S1 S2 has the roots of its eigenvalues, which are real though S1 S2 is not symmetric.
-    cross = torch.linalg.eigvals(s1 @ s2).real.clamp(min=0).sqrt().sum()
-    gap, traces = (m1 - m2).square().sum(), s1.trace() + s2.trace()
-    right = gap + traces - 2 * cross
-    deviations = [s.diagonal().sqrt() for s in (s1, s2)]
-    mistakes = {
-        "The root was taken number by number. The root of a *matrix* S is the matrix R with R R = S: take the roots of its "
-        "eigenvalues.": gap + traces - 2 * (s1 @ s2).diagonal().clamp(min=0).sqrt().sum(),
-        "The 2 before the last trace is missing: equal Gaussians must have distance 0.": gap + traces - cross,
-        "The distance of the means enters squared.": gap.sqrt() + traces - 2 * cross,
-        "The root of the product is missing.": gap + traces - 2 * (s1 @ s2).trace(),
-        "This compares the means alone; two clouds with one mean can differ in every other way.": gap,
-        "The means are missing.": traces - 2 * cross,
-        "Only the variances of the dimensions were compared: the covariances between them count, too.": (
-            gap + (deviations[0] - deviations[1]).square().sum()
+        "These are numbers of images or classes. Probabilities are wanted: all classes together have 1.": [
+            value * (total if prior == "train" else len(counts)) for value in right
+        ],
+        'Yours is as for "train" under both priors: "uniform" draws all classes equally often.': added(
+            lambda other, own: other > own, train
         ),
-        "This is the root; FID is the *squared* distance.": right.clamp(min=0).sqrt(),
+        'Yours is as for "uniform" under both priors: "train" draws classes as often as they have images.': added(
+            lambda other, own: other > own, uniform
+        ),
+        "This holds if classes stand in order of size. Here they do not: compare the counts, not the places.": [
+            sum(shares[:c]) for c in classes
+        ],
     }
-    given = answer(m1, s1, m2, s2)
-    if isinstance(given, Tensor) and given.is_complex():
-        raise Wrong(
-            "A complex number: S1 S2 is not symmetric, and rounding gives its root imaginary parts. Use "
-            "S1^(1/2) S2 S1^(1/2), which is symmetric, or keep the real part."
-        )
-    return Case(numbers(given).mean(), right, mistakes, rtol=1e-3, atol=1e-3)
+    return Case(answer(torch.tensor(counts), prior), right, mistakes, atol=1e-6)
 
 
 @exercise(
-    "6.4", "copies have full precision and almost no recall; half a cloud loses about half of its recall, no precision"
+    "6.3", "from the training prior the few hardly ever pull; and the true label's prediction does most of the moving"
 )
 def prediction(answer: Callable, random: Random) -> Refusals:
-    """answer() -> (precision of the copies, recall of the copies, recall of the half), in percent."""
-    precise, recalled, half = predicted(answer, 3, "three percentages")
+    """answer() -> (the few among y' under "train", under "uniform", share of the movement of the first), in percent."""
+    train, uniform, moved = predicted(answer, 3, "three percentages")
     return {
-        "Percent are wanted: 50 for one half.": 0 < max(precise, recalled, half) <= 1,
-        f"You say that only {precise:.0f} % of the copies count as precise. Precision asks whether a sample lies where real "
-        "features lie, and nothing lies closer to a real feature than its copy.": precise < 85,
-        f"You say {recalled:.0f} % recall for ten copied features. Recall asks how much of the *real* set is covered; "
-        "around a copy the generated features crowd together, so their balls are tiny.": recalled > 15,
-        f"You say {half:.0f} % recall for half a cloud. Real features of the half that is never drawn are hardly "
-        "covered; those of the other half are.": not near(half, 55, 15),
+        "Percent are wanted: 50 for one half.": 0 < max(train, uniform, moved) <= 1,
+        f"You say that {train:.0f} % of y' are few under the training prior. y' is then drawn like the label of a training "
+        "image: how many of all training images belong to the two smallest classes?": not near(train, 1, 1.5),
+        f"You say that {uniform:.0f} % of y' are few under the uniform prior. Counts do not matter any more: how many of "
+        "the ten classes are few?": not near(uniform, 20, 2),
+        f"You say that the prediction under the true label does {moved:.0f} % of the moving. Which term moves it, which "
+        "moves the other, and how do their weights compare?": not near(moved, 80, 3),
     }

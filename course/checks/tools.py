@@ -128,13 +128,13 @@ def _run(check: Callable, answer: Callable, rounds: Iterable[tuple], hint: str) 
 
 
 def _guarded(answer: Callable, hint: str) -> Callable:
-    """The answer, called with copies of its inputs. An error that comes of the inputs' shapes or types is one sentence; any
-    other comes through as it is, with its traceback."""
+    """The answer, called with copies of its inputs. An error that comes of the inputs' shapes or types is one sentence, with
+    what to do if two types of numbers met; any other comes through as it is, with its traceback."""
 
     def call(*inputs: object) -> object:
         try:
             return answer(*(x if isinstance(x, Tensor) and x.requires_grad else copy.deepcopy(x) for x in inputs))
-        except (TypeError, RuntimeError, ValueError, IndexError) as error:
+        except (TypeError, RuntimeError, ValueError, IndexError, KeyError, AttributeError) as error:
             if isinstance(error, NotImplementedError) and "not implemented for" not in str(
                 error
             ):  # torch has no such type
@@ -142,6 +142,8 @@ def _guarded(answer: Callable, hint: str) -> Callable:
             if hint and "must match" in str(error):
                 raise Wrong(f"The shapes do not fit together ({error}). {hint}") from error
             first = str(error).partition("\n")[0].rstrip(".")
+            if "dtype" in first or "scalar type" in first:
+                first += ". Numbers of two types met: give each tensor that you make the dtype of the inputs"
             given = f" It was given {', '.join(map(_described, inputs))}, in this order." if inputs else ""
             raise Wrong(f"Your function stops with {type(error).__name__}: {first}.{given}") from error
 

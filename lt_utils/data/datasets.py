@@ -6,7 +6,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -117,6 +117,32 @@ class ImageData:
         kept = longtail.subset(self.train_labels, counts, seed, self.class_names).to(self.train_labels.device)
         name = f"{self.name}-{suffix}"
         return replace(self, name=name, train_images=self.train_images[kept], train_labels=self.train_labels[kept])
+
+    def filled_up(
+        self, to: int, more: Callable[[torch.Tensor], torch.Tensor] | None = None, seed: int = 0
+    ) -> "ImageData":
+        """Return this data set with every class that has fewer than `to` training images filled up to that number.
+
+        more: labels int64 [M] -> images uint8 [M, C, H, W], in order of the labels; default: the class's own images, drawn
+        at random with `seed`. With nothing to fill it returns this data set.
+        """
+        missing = torch.cat([torch.full((max(0, to - n),), c) for c, n in enumerate(self.counts)])
+        if not len(missing):
+            return self
+        if more is None:
+            chance, labels = torch.Generator().manual_seed(seed), self.train_labels.cpu()
+            own = [(labels == c).nonzero()[:, 0] for c in range(self.num_classes)]
+            picked = [own[c][torch.randint(len(own[c]), (1,), generator=chance)].item() for c in missing.tolist()]
+            images = self.train_images[picked]
+        else:
+            images = more(missing).to(self.train_images)
+        labels = torch.cat([self.train_labels, missing.to(self.train_labels)])
+        return replace(
+            self,
+            name=f"{self.name}-filled{to}",
+            train_images=torch.cat([self.train_images, images]),
+            train_labels=labels,
+        )
 
     def hold_out(self, per_class: int | None = None, fraction: float | None = None, seed: int = 0) -> "ImageData":
         """Return this data set with some TRAINING images in the place of the test images: a validation split.

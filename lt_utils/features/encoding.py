@@ -1,5 +1,6 @@
 """Images become features: what a frozen encoder makes of a data set."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -106,3 +107,21 @@ def load_or_train(
     )
     why = "no run of notebook 03 was found" if earlier is None else f"{earlier.name} holds no CE encoder of this seed"
     return encode_data(model, data), f"encoder of seed {seed} trained here for {epochs} epochs: {why}"
+
+
+def load_or_train_each(data: ImageData, seeds: Sequence[int], **same) -> dict[int, tuple[Encoded, str]]:
+    """`load_or_train` for several seeds; `same`: its arguments, but `checkpoint` maps a name to a path (Run.checkpoint).
+
+    A seed without an encoder of its own in `earlier` shares that of the first seed, and the sentence says so: then both hold
+    one and the same Encoded.
+    """
+    folder = None if same.get("published") or same.get("earlier") is None else same["earlier"].path / "checkpoints"
+    checkpoint = same.pop("checkpoint", lambda name: None)  # a function: a path for each name
+    found: dict[int, tuple[Encoded, str]] = {}
+    for seed in seeds:
+        own = folder is not None and (folder / f"encoder-ce-seed{seed}.safetensors").exists()
+        if found and not own:
+            found[seed] = found[seeds[0]][0], f"shares the encoder of seed {seeds[0]}"
+        else:
+            found[seed] = load_or_train(data, seed, checkpoint=checkpoint(f"encoder-training-seed{seed}"), **same)
+    return found

@@ -4,7 +4,7 @@ An encoder that was trained long enough has memorised its training images; their
 images. Views that were not shown in training come closer, and this module measures how much closer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -210,3 +210,23 @@ def fair_sample(
         measure: {group: (float(values.mean()), float(values.std())) for group, values in by_group}
         for measure, by_group in columns.items()
     }
+
+
+def gap_rows(
+    encoded: Encoded, kinds: Mapping[str, Views], groups: dict[str, Sequence[int]], seed: int = 0
+) -> list[dict]:
+    """Rows for a record: `distance_to_test` of each kind of views, averaged over groups, and last that of a fair sample.
+
+    Columns: "views", then "direction_many", "length_few" and so on; for "fair sample" also "..._sd" over its draws.
+    """
+    rows = []
+    for kind, views in kinds.items():
+        measured = distance_to_test(*views.flat, encoded)
+        means = {
+            f"{m}_{g}": float(v[list(members)].mean()) for m, v in measured.items() for g, members in groups.items()
+        }
+        rows.append({"views": kind, **{name: round(mean, 3) for name, mean in means.items()}})
+    fair = fair_sample(encoded, groups, seed=seed)
+    pairs = {f"{m}_{g}": pair for m, by_group in fair.items() for g, pair in by_group.items()}
+    means = {name: round(mean, 3) for name, (mean, _) in pairs.items()}
+    return [*rows, {"views": "fair sample", **means, **{f"{name}_sd": round(sd, 4) for name, (_, sd) in pairs.items()}}]

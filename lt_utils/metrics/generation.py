@@ -9,7 +9,7 @@ from torch import Tensor
 from lt_utils.data.longtail import group_indices
 from lt_utils.errors import CourseError
 from lt_utils.metrics.extractors import Extractor
-from lt_utils.metrics.neighbours import check_features, precision_recall
+from lt_utils.metrics.neighbours import check_features, group_memorisation, precision_recall
 from lt_utils.metrics.recognition import accuracy, group_accuracy
 from lt_utils.metrics.statistics import to_float64
 from lt_utils.training.devices import device
@@ -213,3 +213,30 @@ def measure(
         pair = precision_recall(one, other, NEIGHBOURS)
         row[extractor.metric("precision")], row[extractor.metric("recall")] = pair
     return found
+
+
+def measure_samples(
+    extractor: Extractor,
+    probabilities: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    counts: Sequence[int],
+    *,
+    real: tuple[Tensor, Tensor],
+    training: tuple[Tensor, Tensor],
+    fresh: tuple[Tensor, Tensor],
+    prd_runs: int = 10,
+) -> dict[str, dict[str, float]]:
+    """`measure` of generated images uint8 [M, C, H, W] with labels [M], and two more measures overall and in each group:
+    "label_accuracy" (see `label_accuracy`) and "distance_ratio" (see `group_memorisation`).
+
+    probabilities: of the judge [M, C], whatever the extractor is. real, training, fresh: features and labels of the
+    reference, of the training images and of new ones, all by the extractor.
+    """
+    features, classes = extractor(images)
+    found = measure(extractor, real, (features, classes, labels), counts, prd_runs=prd_runs)
+    right = label_accuracy(probabilities, labels, counts)
+    near = group_memorisation((features, labels), training, fresh, counts)
+    return {
+        group: row | {"label_accuracy": right[group], "distance_ratio": near[group]} for group, row in found.items()
+    }

@@ -164,6 +164,26 @@ def image_wall(
     axes.set_title(title, fontsize=10)
 
 
+def sample_rows(
+    rows: Sequence[tuple[str, int, Tensor]],
+    counts: Sequence[int],
+    title: str,
+    *,
+    titles: Sequence[str] | None = None,
+    scale: float = 0.72,
+) -> Figure:
+    """A grid with a row for each (name, class, images [N, C, H, W] uint8), the name in the colour of the class's group.
+
+    Rows of fewer images than the longest end in white.
+    """
+    columns = max(len(images) for _, _, images in rows)
+    white = torch.full_like(rows[0][2][:1], 255)
+    cells = [torch.cat([images, *[white] * (columns - len(images))]) for _, _, images in rows]
+    colours = [class_colours(counts)[c] for _, c, _ in rows]
+    names = [name for name, _, _ in rows]
+    return image_grid(torch.cat(cells), columns, rows=names, titles=titles, colours=colours, title=title, scale=scale)
+
+
 def seed_dot(axes: Axes, y: float, values: Sequence[float], colour: str, *, filled: bool = True) -> None:
     """One line of an interval chart at height y: the seeds as small points, their mean, and its 95 % interval.
 

@@ -119,6 +119,18 @@ def with_spread(row: dict) -> dict:
     return {name: value for name, value in pairs.items() if not name.endswith(" std")}
 
 
+def rungs(rows: Iterable[dict], value: str = "accuracy") -> list[tuple[str, dict[str, tuple[float, float]]]]:
+    """For `charts.method_dots`: each method, in order of appearance, with (mean, std) by "views"; nan for a missing std.
+
+    rows: as `average` or `with_spread` gives them. Of two rows of a method and its views the later one counts.
+    """
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for row in rows:
+        number = row[value] if isinstance(row[value], tuple) else (row[value], float("nan"))
+        found.setdefault(row["method"], {})[row["views"]] = number
+    return list(found.items())
+
+
 def side_by_side(
     records: dict[str, dict], column: Callable[[dict], str | None], value: str = "accuracy"
 ) -> dict[str, dict]:

@@ -46,43 +46,28 @@ def commitment_without_gradient(e, other, t, steps, tau):
     return (w * (e - other.detach()) ** 2).mean() + (w * (e - other).detach() ** 2).mean() / 4
 
 
-def covered(points, members, k, owners=None):
-    radius = (members[:, None] - members[None]).norm(dim=2).kthvalue(k, dim=1).values
-    return ((points[:, None] - members[None]).norm(dim=2) < radius).any(1).double().mean()
+def pull(counts, prior, belongs=torch.gt, always=""):
+    """By a loop over pairs of classes; belongs: how the other's count compares with one's own."""
+    shares = counts / counts.sum() if (always or prior) == "train" else torch.ones(len(counts)) / len(counts)
+    return [
+        sum(shares[o].item() for o in range(len(counts)) if belongs(counts[o], counts[c])) for c in range(len(counts))
+    ]
 
 
-def by_kthvalue(real, generated, k, more=1, swap=False, factor=1.0):
-    """kthvalue counts from 1 and the member itself is among the values: more = 1 is right."""
-    found = factor * covered(generated, real, k + more), factor * covered(real, generated, k + more)
-    return found[::-1] if swap else found
+def pull_in_order(counts, prior):
+    shares = counts / counts.sum() if prior == "train" else torch.ones(len(counts)) / len(counts)
+    return shares.cumsum(0) - shares
 
 
-def radii_of_the_wrong_set(real, generated, k):
-    def share(points, members):
-        radius = torch.cdist(points, points).sort(dim=1).values[:, k, None]
-        return (torch.cdist(points, members) < radius).any(1).double().mean()
-
-    return share(generated, real), share(real, generated)
-
-
-def frechet_through_the_product(m1, s1, m2, s2):
-    values = torch.linalg.eigvals(s1 @ s2)
-    return ((m1 - m2) ** 2).sum() + torch.trace(s1 + s2) - 2 * values.sqrt().real.sum()
-
-
-def cross(s1, s2):
-    return torch.linalg.eigvals(s1 @ s2).sqrt().real.sum()
-
-
-def gap(m1, m2):
-    return (m1 - m2).square().sum()
+def pull_of_others(counts, prior):
+    shares = counts / counts.sum() if prior == "train" else torch.ones(len(counts)) / len(counts)
+    return torch.tensor(pull(counts, prior)) / (1 - shares)
 
 
 RIGHT = {
     "6.1": loss_with_torch_no_grad,
-    "6.2": by_kthvalue,
-    "6.3": frechet_through_the_product,
-    "6.4": lambda: (98.0, 5.0, 50.0),
+    "6.2": pull,
+    "6.3": lambda: (1.0, 20.0, 80.0),
 }
 WRONG = {
     "6.1": {
@@ -100,39 +85,23 @@ WRONG = {
         "each term detaches *one* side": commitment_without_gradient,
     },
     "6.2": {
-        "Precision and recall are swapped": lambda real, made, k: by_kthvalue(real, made, k, swap=True),
-        "You count the member itself as the first": lambda real, made, k: by_kthvalue(real, made, k, more=0),
-        "one neighbour too far": lambda real, made, k: by_kthvalue(real, made, k, more=2),
-        "yours are percent": lambda real, made, k: by_kthvalue(real, made, k, factor=100),
-        "The radii come from the wrong set": radii_of_the_wrong_set,
+        "where is the head": lambda counts, prior: pull(counts, prior, torch.lt),
+        "Classes of equal size count for you": lambda counts, prior: pull(counts, prior, torch.ge),
+        "y itself among them": pull_of_others,
+        "Probabilities are wanted": lambda counts, prior: (
+            torch.tensor(pull(counts, prior)) * (counts.sum() if prior == "train" else len(counts))
+        ),
+        'as for "train" under both': lambda counts, prior: pull(counts, prior, always="train"),
+        'as for "uniform" under both': lambda counts, prior: pull(counts, prior, always="uniform"),
+        "compare the counts, not the places": pull_in_order,
+        "wanted is [": lambda counts, prior: sum(pull(counts, prior)),
+        "a return is missing": lambda counts, prior: None,
+        "Numbers of two types met": lambda counts, prior: (counts > 3).double() @ torch.ones(len(counts)),
     },
     "6.3": {
-        "number by number": lambda m1, s1, m2, s2: (
-            gap(m1, m2) + torch.trace(s1 + s2 - 2 * (s1 @ s2).clamp(min=0).sqrt())
-        ),
-        "equal Gaussians must have distance 0": lambda m1, s1, m2, s2: (
-            gap(m1, m2) + torch.trace(s1 + s2) - cross(s1, s2)
-        ),
-        "of the means enters squared": lambda m1, s1, m2, s2: (
-            (m1 - m2).norm() + torch.trace(s1 + s2) - 2 * cross(s1, s2)
-        ),
-        "The root of the product is missing": lambda m1, s1, m2, s2: gap(m1, m2) + torch.trace(s1 + s2 - 2 * s1 @ s2),
-        "the means alone": lambda m1, s1, m2, s2: gap(m1, m2),
-        "The means are missing": lambda m1, s1, m2, s2: torch.trace(s1 + s2) - 2 * cross(s1, s2),
-        "the covariances between them count": lambda m1, s1, m2, s2: (
-            gap(m1, m2) + (s1.diagonal().sqrt() - s2.diagonal().sqrt()).square().sum()
-        ),
-        "A complex number": lambda m1, s1, m2, s2: (
-            gap(m1, m2) + torch.trace(s1 + s2) - 2 * torch.linalg.eigvals(s1 @ s2).sqrt().sum()
-        ),
-        "is the *squared* distance": lambda m1, s1, m2, s2: (
-            frechet_through_the_product(m1, s1, m2, s2).clamp(min=0).sqrt()
-        ),
-    },
-    "6.4": {
-        "nothing lies closer to a real feature than its copy": lambda: (10.0, 2.0, 55.0),
-        "so their balls are tiny": lambda: (100.0, 100.0, 55.0),
-        "Real features of the half that is never drawn": lambda: (100.0, 2.0, 95.0),
-        "Percent are wanted": lambda: (1.0, 0.02, 0.5),
+        "how many of all training images": lambda: (20.0, 20.0, 80.0),
+        "how many of the ten classes": lambda: (1.0, 10.0, 80.0),
+        "Which term moves it": lambda: (1.0, 20.0, 50.0),
+        "Percent are wanted": lambda: (0.01, 0.2, 0.8),
     },
 }

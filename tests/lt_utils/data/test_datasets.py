@@ -272,3 +272,18 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, change, message):
     with pytest.raises(CourseError, match=message):
         write(tmp_path / "other.npz", changed, {})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["toy.npz"]
+
+
+def test_rare_classes_are_filled_up_with_their_own_images_or_with_others():
+    data = datasets.load("fashion-mnist-small").long_tailed(100)
+    full = data.filled_up(100, seed=3)
+    assert full.counts == [max(100, n) for n in data.counts] and full.key != data.key
+    added, labels = full.train_images[len(data.train_labels) :], full.train_labels[len(data.train_labels) :]
+    for c in (8, 9):  # each added image is one of the class
+        own = {image.numpy().tobytes() for image in data.train_images[data.train_labels == c]}
+        assert {image.numpy().tobytes() for image in added[labels == c]} <= own
+    assert torch.equal(full.train_images, data.filled_up(100, seed=3).train_images)
+    assert not torch.equal(full.train_images, data.filled_up(100, seed=4).train_images)
+    drawn = data.filled_up(100, lambda missing: missing.view(-1, 1, 1, 1).expand(-1, 1, 28, 28))
+    assert drawn.counts == full.counts and torch.equal(drawn.train_images[-1].unique(), torch.tensor([9]).byte())
+    assert data.filled_up(10) is data

@@ -20,6 +20,7 @@ from lt_utils.metrics.generation import (
     kernel_distance,
     label_accuracy,
     measure,
+    measure_samples,
 )
 from lt_utils.metrics.neighbours import BLOCK, group_memorisation, memorisation, nearest, precision_recall
 from lt_utils.models.resnet import ResNet
@@ -287,6 +288,24 @@ def test_all_measures_overall_and_by_group_under_the_extractors_name(extractor):
     few = frechet_distance(real[0][180:], generated[0][180:])
     assert found["few"][f"fd{tag}"] == pytest.approx(few, rel=1e-6)
     assert found["all"][f"class_score{tag}"] == pytest.approx(3.8, abs=0.2)  # 4, less what ten splits of 24 lose
+
+
+def test_samples_are_measured_by_features_by_the_judge_and_by_what_they_repeat(extractor):
+    images = torch.randint(0, 256, (60, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    labels = torch.arange(60) % 3
+    known = (extractor(images)[0], labels)
+    judged = torch.eye(3)[torch.where(labels == 2, 0, labels)]  # it takes class 2 for class 0
+    found = measure_samples(
+        extractor, judged, images, labels, [500, 50, 10], real=known, training=known, fresh=known, prd_runs=1
+    )
+    assert list(found) == ["all", "many", "medium", "few"]
+    assert [round(found[group]["label_accuracy"]) for group in found] == [67, 100, 100, 0]
+    alone = measure(extractor, known, (*extractor(images), labels), [500, 50, 10], prd_runs=1)
+    assert all(found[group].items() >= row.items() for group, row in alone.items())
+    new = (known[0] + 1, labels)  # copies lie nearer to the training images than new ones do
+    kwargs = dict(real=known, training=known, fresh=new, prd_runs=1)
+    copied = measure_samples(extractor, judged, images, labels, [500, 50, 10], **kwargs)
+    assert copied["few"]["distance_ratio"] < 0.01
 
 
 def test_prd_counts_its_clusters_by_the_smaller_set(extractor):

@@ -174,3 +174,12 @@ def test_image_wall_shows_colours_and_floats():
     _, axes = plt.subplots()
     figures.image_wall(axes, torch.rand(4, 3, 5, 5), 4)
     assert axes.images[0].get_array().shape == (5, 20, 3)
+
+
+def test_sample_rows_name_their_classes_and_end_in_white():
+    images = torch.zeros(3, 1, 4, 4, dtype=torch.uint8)
+    figure = figures.sample_rows([("head", 0, images), ("tail", 5, images[:1])], COUNTS, "title")
+    shown = [np.asarray(axes.images[0].get_array()).max() for axes in figure.axes]
+    assert shown == [0, 0, 0, 0, 255, 255]
+    colours = [to_hex(figure.axes[place].yaxis.label.get_color()).upper() for place in (0, 3)]
+    assert colours == [figures.GROUP_COLOURS["many"], figures.GROUP_COLOURS["few"]]

@@ -1,0 +1,77 @@
+"""Pictures of features: what a source adds to a class, and how far a cloud of features lies from the test features."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lt_utils.viz.charts import VIEW_COLOURS
+
+ROUND = 0.35  # how wide the test cloud is drawn, in lengths of its arrow
+TEST = "#E69F00"
+
+
+def added_in_plane(features: Tensor, real: Tensor, new: Tensor, added: Mapping[str, Tensor], title: str = "") -> Figure:
+    """What each source adds to one class, a panel each, in the plane of the two widest directions of `features` [N, D].
+
+    real [n, D]: training features of the class, black rings; new [m, D]: its test features, orange; added: by source,
+    blue.
+    """
+    centre = features.mean(0)
+    plane = torch.linalg.svd(features - centre, full_matrices=False).Vh[:2].T  # [D, 2]
+    figure, panels = plt.subplots(1, len(added), figsize=(9.5, 2.9), sharex=True, sharey=True)
+    for axes, (name, drawn) in zip(panels, added.items(), strict=True):
+        looks = (new, dict(s=6, color=TEST, alpha=0.25)), (drawn, dict(s=14, color=VIEW_COLOURS["drawn"], alpha=0.8))
+        for values, look in (*looks, (real, dict(s=40, facecolors="none", edgecolors="black"))):
+            axes.scatter(*((values - centre) @ plane).T.cpu(), **look)
+        axes.set(title=name, xlabel="direction 1")
+    panels[0].set_ylabel("direction 2")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    return figure
+
+
+def clouds_to_scale(
+    measured: Mapping[str, Sequence[Mapping]],
+    title: str = "",
+    *,
+    kinds: Sequence[str] = ("clean", "strong"),
+    group: str = "few",
+) -> Figure:
+    """Training and test features of a group of classes as two clouds, each at the end of an arrow from the middle of all.
+
+    measured: by name, the rows of `views.gap_rows` (or of a record), of these kinds of views and of the fair sample. A column
+    of panels for each name, a row for each kind. Drawn to scale: the test arrow is 1 long and the test cloud always as wide;
+    the training arrow has the length and the angle, the training cloud the width, that were measured, as training / test.
+    """
+    figure, panels = plt.subplots(
+        len(kinds), len(measured), figsize=(9.5, 2.65 * len(kinds)), sharex=True, sharey=True, squeeze=False
+    )
+    for column, (name, rows) in zip(panels.T, measured.items(), strict=True):
+        by_views = {row["views"]: row for row in rows}
+        for axes, kind in zip(column, kinds, strict=True):
+            _clouds(axes, by_views[kind], by_views["fair sample"], group)
+        column[0].set_title(name)
+        column[-1].set_xlabel("in lengths of the test arrow")
+    for axes, kind in zip(panels[:, 0], kinds, strict=True):
+        axes.set_ylabel(f"{kind} views")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    return figure
+
+
+def _clouds(axes: Axes, row: Mapping, fair: Mapping, group: str) -> None:
+    """One panel of `clouds_to_scale`."""
+    length, width = 1 / row[f"length_{group}"], 1 / row[f"spread_{group}"]
+    turn = math.acos(min(row[f"direction_{group}"], 1.0))
+    colour, points = VIEW_COLOURS[row["views"]], torch.randn(2, 90, 2, generator=torch.Generator().manual_seed(0))
+    ends = ((1.0, 0.0), TEST, ROUND), ((length * math.cos(turn), length * math.sin(turn)), colour, ROUND * width)
+    for cloud, (end, shade, radius) in zip(points, ends, strict=True):
+        axes.scatter(*(torch.tensor(end) + cloud * radius / 2**0.5).T, s=5, color=shade, alpha=0.45)
+        axes.annotate("", end, (0, 0), arrowprops=dict(arrowstyle="-|>", color=shade, lw=2.5, shrinkA=0, shrinkB=0))
+    sample = f"fair sample: {1 / fair[f'length_{group}']:.2f}, {1 / fair[f'spread_{group}']:.2f}"
+    said = f"length {length:.2f}, spread {width:.2f}\n({sample})"
+    axes.text(0.03, 0.03, said, fontsize=8.5, transform=axes.transAxes)
+    axes.set(xlim=(-0.4, 2.7), ylim=(-1.35, 1.5), aspect="equal")

@@ -1,0 +1,56 @@
+"""Pictures of features: what is drawn lies where the numbers say."""
+
+import math
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from lt_utils.viz.feature_pictures import added_in_plane, clouds_to_scale
+from lt_utils.viz.tables import rungs
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def test_the_plane_is_that_of_the_widest_directions():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(200, 5, generator=generator) * torch.tensor([0.1, 5.0, 0.1, 2.0, 0.1])
+    figure = added_in_plane(features, features[:3], features[3:9], {"a": features[:4], "b": features[:1]}, "title")
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
+    new, added, real = (points.get_offsets() for points in figure.axes[0].collections)
+    assert (len(new), len(added), len(real)) == (6, 4, 3)
+    centred = (features - features.mean(0))[:3]
+    drawn = torch.as_tensor(real.data).float().abs()
+    torch.testing.assert_close(drawn, centred[:, [1, 3]].abs(), atol=0.3, rtol=0)
+
+
+def test_clouds_have_the_measured_length_angle_and_width_the_way_a_reader_expects():
+    """Stored as test / training: a length of 0.5 is drawn, and written, as twice too long."""
+    fair = {"views": "fair sample", "length_few": 1.0, "spread_few": 1.0, "direction_few": 1.0}
+    clean = {"views": "clean", "length_few": 0.5, "spread_few": 2.0, "direction_few": 0.5}
+    figure = clouds_to_scale({"here": [clean, fair], "there": [clean, fair]}, kinds=("clean",))
+    axes = figure.axes[0]
+    said, test, training = axes.texts[-1], *axes.texts[:2]
+    assert tuple(test.xy) == (1.0, 0.0)
+    assert tuple(training.xy) == pytest.approx((2 * math.cos(math.pi / 3), 2 * math.sin(math.pi / 3)))
+    assert "length 2.00, spread 0.50" in said.get_text()
+    wide, tight = (torch.as_tensor(points.get_offsets().data).std(0).mean() for points in axes.collections)
+    assert tight / wide == pytest.approx(0.5, abs=0.08)
+    assert [axes.get_title() for axes in figure.axes] == ["here", "there"]
+
+
+def test_rungs_gather_the_views_of_a_method():
+    rows = [
+        {"method": "A", "views": "clean", "accuracy": (70.0, 1.0)},
+        {"method": "B", "views": "clean", "accuracy": 60.0},
+        {"method": "A", "views": "strong", "accuracy": (71.0, 2.0)},
+    ]
+    (first, views), (second, alone) = rungs(rows)
+    assert (first, views) == ("A", {"clean": (70.0, 1.0), "strong": (71.0, 2.0)})
+    assert second == "B"
+    assert alone["clean"][0] == 60.0
+    assert math.isnan(alone["clean"][1])
