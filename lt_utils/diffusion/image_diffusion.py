@@ -26,6 +26,7 @@ def train_image_diffusion(
     mults: tuple[int, ...] = (1, 2, 2),
     blocks: int = 1,
     attention: tuple[int, ...] = (),
+    patch: int = 1,
     batch_size: int = 64,
     lr: float = 2e-3,
     ema_decay: float = 0.995,
@@ -41,7 +42,7 @@ def train_image_diffusion(
     """
     data = data.to(device())
     torch.manual_seed(seed)
-    model = UNet(data.channels, data.num_classes, width, mults, attention, blocks)
+    model = UNet(data.channels, data.num_classes, width, mults, attention, blocks, patch=patch)
     model.to(device(), memory_format=torch.channels_last)
 
     def loss(model: nn.Module, index: Tensor) -> Tensor:

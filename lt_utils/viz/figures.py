@@ -136,6 +136,34 @@ def image_grid(
     return figure
 
 
+def image_wall(
+    axes: Axes,
+    images: Tensor,
+    columns: int,
+    *,
+    rows: Sequence[str] = (),
+    colours: Sequence[str] | None = None,
+    title: str = "",
+) -> None:
+    """Images [N, C, H, W], uint8 or float in 0..1, edge to edge in one axes, row by row: far quicker than `image_grid`.
+
+    What the axes showed before goes, so that it can be drawn again. rows: a name for each row, with an optional colour each.
+    """
+    images = images.detach().cpu()
+    images = images if images.dtype == torch.uint8 else images.clamp(0, 1).mul(255).round().byte()
+    images = torch.cat([images, images.new_full((-len(images) % columns, *images.shape[1:]), 255)])
+    wall = images.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2)  # [rows, H, columns, W, C]
+    axes.clear()
+    axes.imshow(wall.flatten(2, 3).flatten(0, 1).squeeze(-1).numpy(), vmin=0, vmax=255, interpolation="nearest")
+    axes.set(xticks=[])
+    axes.set_yticks([images.shape[2] * (row + 0.5) - 0.5 for row in range(len(rows))], rows, fontsize=9)
+    for text, colour in zip(axes.get_yticklabels(), colours or (), strict=False):
+        text.set_color(colour)
+    axes.spines[:].set_visible(False)
+    axes.grid(visible=False)
+    axes.set_title(title, fontsize=10)
+
+
 def sample_rows(
     rows: Sequence[tuple[str, int, Tensor]],
     counts: Sequence[int],

@@ -382,6 +382,10 @@ def test_image_diffusion_learns_resumes_and_gives_its_average(data, tmp_path, mo
     assert all(torch.equal(one, two) for one, two in zip(model.parameters(), again.parameters(), strict=True))
     other = train_image_diffusion(data, cosine_schedule(100), **options | dict(checkpoint=None, seed=1))
     assert not torch.equal(other.stem.weight, model.stem.weight)
+    folded = train_image_diffusion(
+        data, cosine_schedule(100), **options | dict(checkpoint=None, steps=1, mults=(1, 2), patch=2)
+    )
+    assert folded.config["patch"] == 2 and folded.stem.in_channels == 4 * model.stem.in_channels
     with pytest.raises(CourseError, match="Unknown objective 'noise'"):
         train_image_diffusion(data, cosine_schedule(100), **options | dict(checkpoint=None, objective="noise"))
 
