@@ -3,6 +3,7 @@
 import ast
 import copy
 import json
+import os
 import re
 import subprocess
 import sys
@@ -292,3 +293,25 @@ def test_nbval_sees_one_altered_digit_but_not_stripped_outputs(tmp_path, noteboo
     assert re.findall(r"^FAILED (\S+)::Cell (\d+)", done.stdout, re.M) == [("altered.ipynb", "1")], done.stdout
     assert "1 failed, 8 passed" in done.stdout
     assert any("stripped" in found for found in gates.executed(json.loads((tmp_path / "stripped.ipynb").read_text())))
+
+
+def test_a_notebook_that_does_not_survive_a_second_run_or_a_cell_again_fails(tmp_path, notebook):
+    (tmp_path / "notebooks").mkdir()
+    for name, sources in {
+        "good": ("x = 1", "assert x == 1", "y = 2"),
+        "second": ("x = globals().get('y', 1)", "assert x == 1, 'x is no longer 1'", "y = 2"),
+        "again": ("x = 1", "assert x == 1, 'x has changed'", "x = 2"),
+    }.items():
+        path = notebook(tmp_path / "notebooks" / f"{name}.ipynb", {"SEED": 0}, *sources)
+        assert refresh.main([str(path)]) == 0
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider", "-c", "/dev/null"]
+    done = subprocess.run(
+        [*command, "--rootdir", tmp_path, "--nbval", "--nbval-current-env", tmp_path],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert re.findall(r"^FAILED \S+/(\w+)\.ipynb::run again", done.stdout, re.M) == ["again", "second"], done.stdout
+    assert "Cell 2 of again.ipynb, run again, after the last cell: AssertionError: x has changed" in done.stdout
+    assert "Cell 2 of second.ipynb, run a second time: AssertionError: x is no longer 1" in done.stdout
