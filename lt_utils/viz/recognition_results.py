@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lt_utils.metrics.recognition import reliability
-from lt_utils.viz.figures import GROUP_COLOURS, METHOD_COLOURS
+from lt_utils.viz.figures import METHOD_COLOURS
 
 BINS = 15  # of confidence, as in the calibration error
 
@@ -22,7 +22,7 @@ def angles_on_circle(draws: dict[str, Tensor], directions: dict[str, float], tit
     """
     figure = plt.figure(figsize=(10, 3.7))
     circle, line = figure.add_subplot(1, 2, 1, projection="polar"), figure.add_subplot(1, 2, 2)
-    colours = dict(zip(draws, GROUP_COLOURS.values(), strict=False))
+    colours = dict(zip(draws, METHOD_COLOURS[1:], strict=False))
     random = np.random.default_rng(0)
     for ring, (name, angles) in enumerate(draws.items()):
         colour, at = colours[name], math.radians(directions[name])
@@ -38,10 +38,9 @@ def angles_on_circle(draws: dict[str, Tensor], directions: dict[str, float], tit
             lw=1.8,
             label=name,
         )
-    circle.set(ylim=(0, 1 + 0.2 * len(draws)), yticks=[], title="features as angles; arrows: the weight vectors")
+    circle.set(ylim=(0, 1 + 0.2 * len(draws)), yticks=[], xticks=[], xlabel="features as angles, arrows: weight vectors")
     circle.grid(alpha=0.5)
     line.set(xlabel="angle to the arrow (degrees)", ylabel="share per degree", xticks=range(-180, 181, 90))
-    line.set_title(f"the same as a histogram, {len(next(iter(draws.values()))):,} a class")
     line.legend()
     figure.suptitle(title, x=0.01, ha="left")
     return figure
