@@ -154,15 +154,15 @@ def encoder_recipe(data: ImageData, method: str = "ce-mixup", **options) -> dict
     return recipe
 
 
-def pretrained_encoder(data: ImageData, method: str = "ce-mixup", **options) -> ResNet | None:
-    """The encoder that comes with the course if one was trained on these data by exactly this recipe, seed included; else None.
+def pretrained_encoder(data: ImageData, method: str = "ce-mixup", **options) -> tuple[ResNet, dict] | None:
+    """The encoder of the course, and its card, that was trained on these data by exactly this recipe, seed included; else None.
 
     method, options: those of `train_encoder`.
     """
     wanted = encoder_recipe(data, method, **options)
     for name in pretrained_names():
         if pretrained_card(name).get("recipe") == wanted:
-            return load_pretrained(name, device())[0]
+            return load_pretrained(name, device())
     return None
 
 

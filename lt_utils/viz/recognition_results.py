@@ -38,7 +38,9 @@ def angles_on_circle(draws: dict[str, Tensor], directions: dict[str, float], tit
             lw=1.8,
             label=name,
         )
-    circle.set(ylim=(0, 1 + 0.2 * len(draws)), yticks=[], xticks=[], xlabel="features as angles, arrows: weight vectors")
+    circle.set(
+        ylim=(0, 1 + 0.2 * len(draws)), yticks=[], xticks=[], xlabel="features as angles, arrows: weight vectors"
+    )
     circle.grid(alpha=0.5)
     line.set(xlabel="angle to the arrow (degrees)", ylabel="share per degree", xticks=range(-180, 181, 90))
     line.legend()

@@ -15,7 +15,7 @@ from lt_utils.runs.parameters import declared, notebook_path
 from lt_utils.training import lr_schedules
 
 SHIPPED = {
-    "CE": ("ce-mixup", (1, 2)),
+    "CE": ("ce-mixup", (0, 1, 2)),
     "CE without mixup": ("ce", (0, 1, 2)),
     "WCDAS": ("wcdas", (0, 1, 2)),
 }
@@ -50,13 +50,13 @@ def options_of(name: str) -> dict:
     return recipe | {"lr_schedule": getattr(lr_schedules, recipe["lr_schedule"])}
 
 
-def test_the_defaults_of_notebook_03_find_all_that_is_shipped_and_seed_0_of_ce_is_left_to_the_reader(data):
+def test_the_defaults_of_notebook_03_find_all_that_is_shipped(data):
     for method, (_, seeds) in SHIPPED.items():
         for seed in seeds:
-            model = pretrained_encoder(data, **notebook_recipe(method, seed))
-            name = f"{method.lower().replace(' ', '-')}-seed{seed}"
+            model, card = pretrained_encoder(data, **notebook_recipe(method, seed))
+            assert card["name"] == (name := f"{method.lower().replace(' ', '-')}-seed{seed}")
             assert fingerprint(model) == fingerprint(load_pretrained(name)[0]) and not model.training
-    assert pretrained_encoder(data, **notebook_recipe("CE", 0)) is None
+    assert pretrained_encoder(data, **notebook_recipe("CE", 3)) is None
 
 
 @pytest.mark.parametrize(
