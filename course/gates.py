@@ -26,7 +26,7 @@ MEGABYTES = 1.5
 COMPARED = 5  # cells with output that nbval compares, at least; and at least half of all that have output
 ASSERTING = 5  # cells that assert, at least
 REASONS = {"training", "progress", "timing", "device"}  # why a cell's output may differ
-TAGS = {"parameters", "more-parameters", "nbval-ignore-output"} | REASONS
+TAGS = {"parameters", "more-parameters", "key-figure", "nbval-ignore-output"} | REASONS
 PATHS = re.compile(
     r"(?<![\w.:/-])(/(home|Users|root|tmp|work|mnt|opt|srv|var)/[\w.~-]|/(tmp|root|work)\b|[A-Za-z]:\\{1,2}\w)"
 )

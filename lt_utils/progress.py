@@ -30,8 +30,8 @@ def track(steps: Iterable, title: str, total: int | None = None, unit: str = "im
     """Yield the items of `steps` unchanged; print at most four lines, and append JSON lines to the file of `log_to`.
 
     Items of train() carry .step (1-based, done), .total, .loss and .images (seen so far; `unit` names what they are); any
-    other iterable works too, if it has a length or `total` is given. Nothing is printed to stderr, so a notebook's stored
-    output stays clean.
+    other iterable works too, if it has a length or `total` is given. Where .start says that a training goes on from a
+    checkpoint, that is printed first. Nothing is printed to stderr, so a notebook's stored output stays clean.
     """
     if total is None and hasattr(steps, "__len__"):
         total = len(steps)
@@ -51,7 +51,11 @@ def track(steps: Iterable, title: str, total: int | None = None, unit: str = "im
             last = (done, getattr(item, "images", None))
             latest = now
             if first is None:
-                first, warm = last, now
+                first, warm, start = last, now, getattr(item, "start", 0)
+                if start == total:
+                    print(f"{title}: trained already ({total:,} steps); its checkpoint is loaded.", flush=True)
+                elif start:
+                    print(f"{title}: going on from step {start:,} of {total:,}.", flush=True)
             yield item
             now = time.perf_counter()
             left = (now - begin) / count * (total - done) if total else None
@@ -74,7 +78,8 @@ def track(steps: Iterable, title: str, total: int | None = None, unit: str = "im
     seconds = time.perf_counter() - begin
     rate = _rate(first, last, latest - warm, unit)
     _append({"label": title, "done": done, "total": total, "loss": _mean(losses), "seconds_left": 0.0, "rate": rate[0]})
-    _say(title, done, total, losses, rate, f"{seconds:.1f} s" if seconds < 10 else duration(seconds))
+    if start != total:
+        _say(title, done, total, losses, rate, f"{seconds:.1f} s" if seconds < 10 else duration(seconds))
 
 
 def _loss(item: object) -> float | None:

@@ -1,45 +1,64 @@
-"""The report of a batch: <profile>/index.html links every executed notebook and shows all that was measured."""
+"""The report of a batch, <profile>/index.html: what was found, a card for each notebook, then every number measured."""
 
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from course.batch.execute import is_finished
+from course.batch.pages import AGAIN, Summary, summary_of, to_html, write_page
 from course.batch.plan import Job
 from lt_utils.files import read_json, write_whole
 from lt_utils.progress import duration
-from lt_utils.runs.parameters import notebook_path, read_notebook
+from lt_utils.runs.parameters import notebook_path
 
+SCOREBOARD = "12_scoreboard"  # its picture comes first
+SETTINGS = ("imbalance", "omega", "steps", "eta", "images")  # numbers that tell rows apart, as their texts do
+MEASURES = 10  # columns of a table, at most; the others are in the record
 HEAD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>
-:root {{ color-scheme: light dark; --line: #8884; --soft: #888; --bad: #c0392b; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; }}
-h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.2rem; margin-top: 2.2rem; }}
-table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
-th, td {{ text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); }}
+:root {{ color-scheme: light dark; --line: #8884; --soft: #767676; --bad: #c0392b; --card: #8881; }}
+@media (prefers-color-scheme: dark) {{ :root {{ --soft: #a0a0a0; --bad: #ff7b6b; }} }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }}
+h1 {{ font-size: 1.7rem; }} h2 {{ font-size: 1.25rem; margin-top: 2.4rem; }} h3 {{ font-size: 1.05rem; margin: .6rem 0 .2rem; }}
+p {{ margin: .3rem 0 .6rem; }} li {{ margin: .25rem 0; }} li p {{ display: inline; }}
+img {{ max-width: 100%; background: white; border-radius: 6px; }}
+.cards {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1.1rem; }}
+.card {{ background: var(--card); border-radius: 10px; padding: 1rem; }}
+.card img {{ width: 100%; height: 13rem; object-fit: contain; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
+th, td {{ text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); }}
 th {{ color: var(--soft); font-weight: 600; }} td.n, th.n {{ text-align: right; white-space: nowrap; }}
 .soft {{ color: var(--soft); }} .bad {{ color: var(--bad); }} div.wide {{ overflow-x: auto; }}
+summary {{ cursor: pointer; padding: .35rem 0; font-weight: 600; }}
 </style><title>Course report: {name}</title></head><body>
 <h1>Long-tailed recognition and diffusion: the {name} run</h1>
 """
-# What to do about a page that cannot be written.
-AGAIN = "make room and give the same command again"
 
 
 def build(folder: Path, jobs: list[Job]) -> Path:
     """Convert what was executed to HTML, write <folder>/index.html anew and return its path. CourseError: no room."""
     finished = {job.folder: read_json(job.folder / "batch.json") for job in jobs if is_finished(job.folder)}
     for run in finished:
-        _convert(run / "notebook.ipynb")
+        write_page(run / "notebook.ipynb")
     abouts = list(finished.values())
+    names = list(dict.fromkeys(job.notebook for job in jobs))
+    names.sort()
+    summaries = {name: _summary(name, jobs, finished) for name in names}
+    work = f", {duration(sum(about['seconds'] for about in abouts))} of work" if abouts else ""
     parts = [
-        f"<p>{len(abouts)} of {len(jobs)} notebook runs finished"
-        f"{', ' + duration(sum(about['seconds'] for about in abouts)) + ' of work' if abouts else ''}.</p>",
-        _notebook_table(folder, jobs, finished),
-        *_measured(jobs),
+        f'<p class="soft">{len(abouts)} of {len(jobs)} notebook runs finished{work}.</p>',
+        *_findings(summaries),
+        "<h2>The notebooks</h2>",
+        '<div class="cards">',
+        *(
+            _card(folder, name, summaries[name], [job for job in jobs if job.notebook == name], finished)
+            for name in names
+        ),
+        "</div>",
+        *_measured(jobs, summaries),
         _made_with(abouts),
     ]
     page = HEAD.format(name=html.escape(folder.name)) + "\n".join([*parts, "</body></html>", ""])
@@ -47,71 +66,94 @@ def build(folder: Path, jobs: list[Job]) -> Path:
     return folder / "index.html"
 
 
-def _convert(notebook: Path) -> None:
-    """notebook.html beside notebook.ipynb, unless it is there and newer."""
-    page = notebook.with_suffix(".html")
-    if not notebook.exists() or (page.exists() and page.stat().st_mtime >= notebook.stat().st_mtime):
-        return
-    from nbconvert import HTMLExporter  # here, because its import takes longer than a batch with nothing to do
-
-    body, _ = HTMLExporter().from_filename(str(notebook))
-    # Half a page, newer than its notebook, would stay.
-    write_whole(page, lambda file: file.write(body.encode()), AGAIN)
+def _summary(name: str, jobs: Iterable[Job], finished: Mapping[Path, object]) -> Summary:
+    """What a notebook says of itself, and its picture as the first finished run shows it."""
+    runs = [job.folder / "notebook.ipynb" for job in jobs if job.notebook == name and job.folder in finished]
+    return summary_of(next((path for path in runs if path.exists()), notebook_path(name)))
 
 
-def title_of(notebook: Path) -> str:
-    """The text of a notebook's H1."""
-    texts = ["".join(cell["source"]) for cell in read_notebook(notebook)["cells"] if cell["cell_type"] == "markdown"]
-    found = re.search(r"^# (.+)$", "\n".join(texts), re.M)
-    return found[1].strip() if found else notebook.stem
+def _findings(summaries: Mapping[str, Summary]) -> list[str]:
+    """The scoreboard as a picture, then what each notebook found."""
+    found = [
+        f"<li><b>{name[:2]}</b> {to_html(summary.finding)}</li>"
+        for name, summary in summaries.items()
+        if summary.finding
+    ]
+    picture = summaries[SCOREBOARD].figure if SCOREBOARD in summaries else ""
+    shown = f'<p><img alt="The scoreboard: every method with its error bar" src="data:image/png;base64,{picture}"></p>'
+    parts = ["<h2>What was found</h2>"] if picture or found else []
+    return [*parts, *([shown] if picture else []), *(["<ul>", *found, "</ul>"] if found else [])]
 
 
-def _notebook_table(folder: Path, jobs: list[Job], finished: Mapping[Path, Mapping]) -> str:
-    """One line for each planned run; `finished` holds the batch.json of those that are."""
-    rows = []
-    for job in jobs:
-        about, there = finished.get(job.folder), job.folder.relative_to(folder).as_posix()
-        title = html.escape(title_of(notebook_path(job.notebook)))
-        run = "" if job.run == "all" else html.escape(job.run)
-        log = f'<a href="{there}/log.txt">log</a>' if (job.folder / "log.txt").exists() else ""
-        if about:
-            title = f'<a href="{there}/notebook.html">{title}</a>'
-            state = duration(about["seconds"])
-        elif (job.folder / "failed.ipynb").exists():
-            state = f'<span class="bad">failed</span>: <a href="{there}/failed.ipynb">so far</a>'
-        else:
-            state = '<span class="soft">not finished</span>'
-        rows.append([job.notebook[:2], title, run, state, log])
-    return _table(["", "Notebook", "Run", "Time", ""], rows)
+def _card(folder: Path, name: str, summary: Summary, jobs: list[Job], finished: Mapping[Path, Mapping]) -> str:
+    """Title, picture, question and time of a notebook, and a line for each of its runs."""
+    title, first = html.escape(summary.title), next((job for job in jobs if job.folder in finished), None)
+    if first:
+        title = f'<a href="{_link(folder, first)}/notebook.html">{title}</a>'
+    picture = f'<img alt="" src="data:image/png;base64,{summary.figure}">' if summary.figure else ""
+    lines = [_run(folder, job, finished.get(job.folder)) for job in jobs]
+    return f'<div class="card">{picture}<h3>{title}</h3>{to_html(summary.question)}<p>{"<br>".join(lines)}</p></div>'
 
 
-def _measured(jobs: list[Job]) -> list[str]:
-    """One table for each notebook with rows in its records: means and standard deviations over the seeds."""
+def _link(folder: Path, job: Job) -> str:
+    return job.folder.relative_to(folder).as_posix()
+
+
+def _run(folder: Path, job: Job, about: Mapping | None) -> str:
+    """One run in a line: its data set and seed, how long it took or what became of it, and its log."""
+    there, name = _link(folder, job), "" if job.run == "all" else html.escape(job.run)
+    if about:
+        name = name and f'<a href="{there}/notebook.html">{name}</a>'
+        state = duration(about["seconds"])
+    elif (job.folder / "failed.ipynb").exists():
+        state = f'<span class="bad">failed</span>: <a href="{there}/failed.ipynb">so far</a>'
+    else:
+        state = "not finished"
+    log = f'<a href="{there}/log.txt">log</a>' if (job.folder / "log.txt").exists() else ""
+    return f'<span class="soft">{" · ".join(part for part in (name, state, log) if part)}</span>'
+
+
+def _measured(jobs: list[Job], summaries: Mapping[str, Summary]) -> list[str]:
+    """One folded table for each notebook with rows in its records: means and standard deviations over the seeds."""
     parts = []
-    for notebook in dict.fromkeys(job.notebook for job in jobs):
+    for notebook, about in summaries.items():
         records = [read_json(job.folder / "record.json") for job in jobs if job.notebook == notebook]
         rows = [row for record in records if record for row in record.get("rows", [])]
-        if rows and notebook != "12_scoreboard":  # the scoreboard gathers the others' rows; they are here already
-            title = html.escape(title_of(notebook_path(notebook)))
-            parts += [f"<h2>{title}</h2>", _table(*summary(rows))]
-    return parts
+        if rows and notebook != SCOREBOARD:  # the scoreboard gathers the others' rows; they are here already
+            header, cells, notes = summary(rows)
+            parts += [
+                f"<details><summary>{html.escape(about.title)}</summary>",
+                _table(header, cells),
+                notes,
+                "</details>",
+            ]
+    return ["<h2>Every number</h2>", *parts] if parts else []
 
 
-def summary(rows: list[Mapping[str, object]]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of a table of rows that differ in their seed only: `mean ± std (n)`, or `value` for one run.
+def summary(rows: list[Mapping[str, object]]) -> tuple[list[str], list[list[str]], str]:
+    """Header and cells of a table of rows that differ in their seed only: `mean ± std (n)`, or `value` for one run; a note.
 
-    Columns that are not numbers, and the imbalance factor, tell the rows apart; std is the sample's (n - 1).
+    Columns that are no numbers, and SETTINGS, tell the rows apart: different settings are never averaged. Those that are the
+    same in all rows go into the note, and so does how many measures are left out. std is the sample's (n - 1).
     """
     table = pd.DataFrame(rows).drop(columns="seed", errors="ignore")
-    numbers = [key for key in table.select_dtypes("number") if key != "imbalance"]
+    numbers = [key for key in table.select_dtypes("number") if key not in SETTINGS and table[key].dtype != bool]
     labels = table.drop(columns=numbers)
-    labels = labels.where(labels.notna(), "").astype(str)
+    labels = labels.map(
+        lambda value: "" if pd.isna(value) else f"{value:g}" if isinstance(value, (int, float)) else str(value)
+    )
+    shared = [key for key in labels if len(labels) > 1 and labels[key].nunique() == 1 and key != "method"]
+    note = ", ".join(f"{html.escape(key)} {html.escape(labels[key].iloc[0])}" for key in shared)
+    shown, rest = numbers[:MEASURES], len(numbers) - MEASURES
+    if rest > 0:
+        note += f"; {rest} more columns are in record.json of each run"
     same = pd.Series(["|".join(row) for row in labels.to_numpy()])
+    labels = labels.drop(columns=shared)
     cells = []
     for _, members in table[numbers].groupby(same, sort=False):
         group = [html.escape(text) for text in labels.loc[members.index[0]]]
-        cells.append([*group, *(_spread(members[key].dropna()) for key in numbers), str(len(members))])
-    return [*labels, *numbers, "runs"], cells
+        cells.append([*group, *(_spread(members[key].dropna()) for key in shown), str(len(members))])
+    return [*labels, *shown, "runs"], cells, f'<p class="soft">{note.removeprefix("; ")}</p>' if note else ""
 
 
 def _spread(values: pd.Series) -> str:
@@ -134,7 +176,7 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
         filled = [f"<{tag}{mark}>{cell}</{tag}>" for mark, cell in zip(marks, cells, strict=True)]
         return f"<tr>{''.join(filled)}</tr>"
 
-    lines = "\n".join([line(header, "th"), *(line(row, "td") for row in rows)])
+    lines = "\n".join([line([html.escape(name) for name in header], "th"), *(line(row, "td") for row in rows)])
     return f'<div class="wide"><table>\n{lines}\n</table></div>'
 
 

@@ -44,8 +44,11 @@ def ddim_step(answer: Callable, random: Random, trial: int) -> Case:
         "x_t was taken for x_0. First solve x_t = a x_0 + s eps for x_0.": after**0.5 * x_t + rest + fresh,
     }
     hint = (
-        f"For alpha_bar {now:.2f} -> {after:.2f} and eta = {eta:.1f}: estimate x_0 = (x_t - s eps) / a, then compose "
-        "x_0, the old eps and fresh noise so that the shares of variance are alpha_bar_after, the rest, and sigma^2."
+        f"With eta = 0 already, from alpha_bar {now:.2f} to {after:.2f}, something is off. First back from x_t and eps to x_0 "
+        "with the scales of *now*, then forward with the same eps and the scales of the step *after*."
+        if not eta
+        else f"With eta = 0 you are right; with eta = {eta:.1f} not. Three parts make x: x_0, the old eps, fresh noise. Their "
+        "shares of variance must add up to 1. Which share has each? And what is sigma at eta = 1, where this is DDPM's step?"
     )
     return Case(answer(x_t, eps, now, after, eta, noise), clean + rest + fresh, mistakes, hint)
 
@@ -195,7 +198,7 @@ def prediction(answer: Callable, random: Random) -> Refusals:
         "to push; the rare class is what it does not expect.": frequent > rare,
         f"You say that {width:.0f} % of the rare class's width is left. Guidance sharpens: samples near the other class "
         "are pushed most, so all of them end closer together.": width > left + 25,
-        f"The direction is right, the sizes are not yet: you say {frequent:.2f}, {rare:.2f} and {width:.0f} %. The rare "
-        "class is moved by about two of its own widths (0.5), the frequent one by less than half of one, and the rare one "
-        "keeps somewhat more than half of its width.": True,
+        f"The direction is right, the sizes are not yet: you say {frequent:.2f}, {rare:.2f} and {width:.0f} %. Look at the "
+        "figure of guided classes in notebook 05: by how many of its own widths (0.5) is the rare class moved? By which part of "
+        "one the frequent class? How wide is the rare class afterwards?": True,
     }

@@ -36,6 +36,12 @@ def add_noise(answer: Callable, random: Random, size: int) -> Case:
         "alpha_bar is a share of *variance*; images and noise are multiplied by its square root.": (
             level * x0 + (1 - level) * eps
         ),
+        "Only one of the two is scaled by a square root: image and noise both are, so that their variances add up to 1.": (
+            level.sqrt() * x0 + (1 - level) * eps
+        ),
+        "The scale of the noise is the root of 1 - alpha_bar, not 1 minus the root of alpha_bar.": (
+            level.sqrt() * x0 + (1 - level.sqrt()) * eps
+        ),
         "Signal and noise are swapped: at t = 0 almost the whole image should be left.": mixed(1 - level),
         "All images have the noise of the first one: every image has a t of its own.": mixed(level[0]),
         "This is one small step, with 1 - beta_t. All steps up to t at once need their product, alpha_bar_t.": mixed(
@@ -71,12 +77,15 @@ def posterior(answer: Callable, random: Random) -> Iterator[Case]:
         precision = 1 / (1 - before) + (1 - b) / b
         right = (before**0.5 * x0 / (1 - before) + (1 - b) ** 0.5 * x_t / b) / precision
         mistakes = {
-            "beta_t is the variance of the step *forward*. Knowing x_0 makes the step back narrower: multiply by "
-            "(1 - alpha_bar_{t-1}) / (1 - alpha_bar_t).": b,
+            "beta_t is the variance of the step *forward*. Knowing x_0 makes the step back narrower, most of all near "
+            "t = 0: by which share?": b,
             "This is the standard deviation; wanted is the variance.": precision**-0.5,
             "The fraction is upside down: the variance must be smaller than beta_t.": b * (1 - now) / (1 - before),
         }
-        hint = "Multiply the two Gaussians: their precisions add up, 1 / (1 - alpha_bar_{t-1}) + (1 - beta_t) / beta_t."
+        hint = (
+            "Two Gaussians speak of x_{t-1}: one comes forward from x_0, one back from x_t. Multiply them: their precisions "
+            "(1 / variance) add up. What is the precision of each?"
+        )
         yield Case(numbers(variance, "The variance").mean(), 1 / precision, mistakes, hint, "The variance")
         of_x0, of_x_t = before**0.5 * b / (1 - now), (1 - b) ** 0.5 * (1 - before) / (1 - now)
         late = now**0.5 * b / (1 - now)
@@ -87,8 +96,8 @@ def posterior(answer: Callable, random: Random) -> Iterator[Case]:
             "This is x_0 noised to step t - 1; it forgets what x_t says about the noise.": before**0.5 * x0,
         }
         hint = (
-            "The mean is a weighted sum: sqrt(alpha_bar_{t-1}) beta_t x_0 + sqrt(1 - beta_t) (1 - alpha_bar_{t-1}) x_t, "
-            "divided by 1 - alpha_bar_t."
+            "The mean is a weighted sum of x_0 and x_t; each weight belongs to the precision of its Gaussian. Near which of the "
+            "two must it lie when t is small?"
         )
         yield Case(mean, right, mistakes, hint, "The mean")
 
@@ -96,8 +105,8 @@ def posterior(answer: Callable, random: Random) -> Iterator[Case]:
 @exercise(
     "4.3",
     "equal to Bayes' rule summed over a fine grid, at 30 random noise levels",
-    "Two steps: the posterior weight of each hump, a softmax of -(x_t -+ a m)^2 / (2 (a^2 d^2 + s^2)); inside each "
-    "hump, the denoiser of a Gaussian. Then the weighted mean.",
+    "Three steps: how likely is each hump once x_t is seen (how wide is x_t, given the hump)? What is the mean of x_0 inside "
+    "one hump (the exact denoiser of a Gaussian)? Then the weighted mean of both.",
     times=30,
 )
 def two_humps(answer: Callable, random: Random) -> Case:
@@ -115,8 +124,8 @@ def two_humps(answer: Callable, random: Random) -> Case:
     left, upper = (centre + a * d * d / variance * (x_t - a * centre) for centre in (-m, m))
     weight, narrow = torch.sigmoid(2 * a * m * x_t / variance), torch.sigmoid(2 * a * m * x_t / s**2)
     mistakes = {
-        "Inside a hump x_0 still varies: do not answer with its centre m, but with the exact denoiser of a Gaussian, "
-        "m + a d^2 / (a^2 d^2 + s^2) (x_t - a m).": (2 * weight - 1) * m,
+        "Inside a hump x_0 still varies: do not answer with its centre m, but with the exact denoiser of that "
+        "Gaussian.": (2 * weight - 1) * m,
         "Both humps are possible. The nearer one is likelier, but the answer is the *mean* over both, weighted with their "
         "posterior probabilities.": torch.where(x_t > 0, upper, left),
         "The two humps have equal weights only before x_t is seen; afterwards the nearer one weighs more.": (
@@ -150,11 +159,10 @@ def prediction(answer: Callable, random: Random) -> Refusals:
     if near(change, measured, 12) and near(left, 0, 5):
         return {}
     return {
-        f"The judge looks at one image at a time, and a copy of a real image looks as real as the image itself: over many "
-        f"choices of the copied image it loses nothing on average; you say {change:+.0f} points.": change
-        < measured - 12,
-        "A copied image is recognised as often as the real images of its class are, on average: not more often. Only a "
-        "generator that copies *typical* images would gain.": change > measured + 12,
-        f"All samples of a class are the same image, so no distance between them is left; you say {left:.0f} %. This is "
-        "what a judge of single images cannot see.": True,
+        f"You say {change:+.0f} points. The judge looks at one image at a time: can it see that it has met this one before? "
+        "And how often does it recognise a real image?": change < measured - 12,
+        "The copied image was drawn by chance among the real ones. Over many such choices, how often is it one that the judge "
+        "recognises, beside all real images?": change > measured + 12,
+        f"You say that {left:.0f} % of the spread is left. Take two samples of one class: what is the distance between "
+        "them?": True,
     }

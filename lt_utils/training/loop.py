@@ -34,7 +34,8 @@ torch.backends.cudnn.allow_tf32 = False
 
 @dataclass(frozen=True)
 class Step:
-    """What `train` yields after a step: its number (1-based), their total, learning rate, images and seconds so far."""
+    """What `train` yields after a step: its number (1-based), their total, learning rate, images and seconds so far; `start`:
+    how many steps an earlier call had done, from whose checkpoint it goes on."""
 
     step: int
     total: int
@@ -42,6 +43,7 @@ class Step:
     images: int
     seconds: float
     losses: Tensor
+    start: int = 0
 
     @property
     def loss(self) -> float:
@@ -156,7 +158,7 @@ def train(
 
     def state(k: int) -> Step:
         seconds = spent + time.monotonic() - began
-        return Step(k, steps, optimizer.param_groups[0]["lr"], images_after(k, n, batch_size), seconds, losses)
+        return Step(k, steps, optimizer.param_groups[0]["lr"], images_after(k, n, batch_size), seconds, losses, start)
 
     def save(k: int) -> None:
         nonlocal written

@@ -136,7 +136,7 @@ WRONG = {
     },
     "4.4": {
         "looks at one image at a time": lambda: (-60.0, 0.0),
-        "not more often": lambda: (25.0, 0.0),
-        "no distance between them is left": lambda: (0.0, 50.0),
+        "beside all real images": lambda: (25.0, 0.0),
+        "what is the distance between": lambda: (0.0, 50.0),
     },
 }

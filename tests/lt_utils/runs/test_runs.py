@@ -8,11 +8,13 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from lt_utils import files, progress
 from lt_utils.errors import CourseError
 from lt_utils.runs import folder, parameters
 from lt_utils.runs.folder import find_run, open_run, records
+from lt_utils.training.loop import train
 
 PARAMETERS = {"DATASET": "fashion-mnist-small", "IMBALANCE": 100, "SEED": 0, "EPOCHS": 3, "RATE": 0.1, "RUN": ""}
 HOLD = """
@@ -216,6 +218,31 @@ def test_long_training_prints_four_lines_and_writes_progress(unit, course, capsy
     told = [json.loads(line) for line in (run.path / "progress.jsonl").read_text().splitlines()]
     assert len(told) == 6 and told[-1]["done"] == told[-1]["total"] == 600 and told[-1]["seconds_left"] == 0
     assert told[0]["label"] == "CE" and told[0]["seconds_left"] == pytest.approx(10, abs=0.1)
+
+
+def test_a_training_that_goes_on_says_from_where_and_a_finished_one_that_nothing_was_trained(tmp_path, capsys):
+    def training(upto: int | None) -> str:
+        """What is printed when a training of 6 steps is followed up to a step; None: to its end."""
+        torch.manual_seed(0)
+        model = torch.nn.Linear(2, 1)
+        steps = train(
+            model,
+            lambda model, index: model(torch.ones(len(index), 2)).square().mean(),
+            n=4,
+            steps=6,
+            batch_size=2,
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+            checkpoint=tmp_path / "x.safetensors",
+        )
+        for item in progress.track(steps, "CE"):
+            if item.step == upto:
+                break
+        return capsys.readouterr().out
+
+    training(4)
+    lines = training(None).splitlines()
+    assert lines[0] == "CE: going on from step 4 of 6." and len(lines) == 2 and lines[1].startswith("CE: step 6/6")
+    assert training(None) == "CE: trained already (6 steps); its checkpoint is loaded.\n"
 
 
 def test_resumed_finished_and_plain_iterables(course, capsys, monkeypatch):
