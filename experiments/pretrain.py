@@ -1,10 +1,11 @@
-"""Train again what the course ships: the judge and the image generators of config/pretrained.yaml, each by its name.
+"""Train again what the course ships: the judge, encoders and image generators of config/pretrained.yaml, each by its name.
 
-    python -m experiments.pretrain judge regular-seed0 balanced-seed0
+    python -m experiments.pretrain judge regular-seed0 ce-seed1
     python -m experiments.pretrain --list
 
-Each leaves in --folder (default runs/pretrained) NAME.safetensors, the weights in half precision; NAME.json, its card;
-NAME.png, a sheet of samples, a row for each class. A training that was stopped goes on where it was; what is finished stays.
+Each leaves in --folder (default runs/pretrained) NAME.safetensors, the weights in half precision; NAME.json, its card; a
+generator also NAME.png, a sheet of samples, a row for each class. A training that was stopped goes on where it was; what is
+finished stays.
 The numbers of a card are those of the weights as they are stored. Test images serve for these alone: with
 --reference train the balanced training images take their place, and nothing is chosen by the test set.
 """
@@ -33,11 +34,13 @@ from lt_utils.metrics.neighbours import group_memorisation
 from lt_utils.metrics.recognition import accuracy, class_accuracy
 from lt_utils.models.resnet import ResNet, encode
 from lt_utils.models.unet import UNet
-from lt_utils.recognition.encoders import train_judge
+from lt_utils.recognition.encoders import encoder_recipe, train_encoder, train_judge
 from lt_utils.runs.provenance import surroundings
 from lt_utils.training import checkpoints
 from lt_utils.training.devices import device
 from lt_utils.training.lr_schedules import warmup_cosine
+
+FIRST = 10  # losses of an encoder's first steps that its card holds
 
 
 class Pretraining:
@@ -45,7 +48,7 @@ class Pretraining:
 
     def __init__(self, settings: dict, folder: Path, reference: str = "test") -> None:
         self.settings, self.folder, self.reference = settings, folder, choose("reference", reference, ("test", "train"))
-        self.names = ["judge", *settings["generators"]]
+        self.names = ["judge", *settings["encoders"], *settings["generators"]]
         self.whole = load(settings["data"])
         self.tail = self.whole.long_tailed(settings["imbalance"], seed=settings["subset_seed"])
 
@@ -58,7 +61,10 @@ class Pretraining:
         choose("name", name, self.names)
         if card := read_json(self.folder / f"{name}.json"):
             return card
-        card = self._judge() if name == "judge" else self._generator(name)
+        if name == "judge":
+            card = self._judge(name)
+        else:
+            card = self._encoder(name) if name in self.settings["encoders"] else self._generator(name)
         write_json(self.folder / f"{name}.json", card)
         return card
 
@@ -97,19 +103,33 @@ class Pretraining:
     def _training(self, name: str) -> Path:
         return self.folder / "training" / f"{name}.safetensors"
 
-    def _judge(self) -> dict:
+    def _judge(self, name: str) -> dict:
         recipe, around, began = self.settings["judge"], surroundings(), time.process_time()
-        model = train_judge(self.whole, **recipe, checkpoint=self._training("judge"))
-        cpu = time.process_time() - began
-        checkpoints.save_model(self.path("judge"), model, half=True)
-        model = checkpoints.load_model(self.path("judge"), ResNet, device())[0]
+        model = train_judge(self.whole, **recipe, checkpoint=self._training(name))
+        begun = around, time.process_time() - began
+        return self._card(name, self.whole, recipe, begun, measures=self._classifier(name, model))
+
+    def _encoder(self, name: str) -> dict:
+        """Of an encoder the card also holds losses: of the first steps, and the mean of each epoch."""
+        options = self.settings["encoder"] | self.settings["encoders"][name]
+        around, began = surroundings(), time.process_time()
+        model = train_encoder(self.tail, **options, checkpoint=self._training(name), title=name)
+        begun, recipe = (around, time.process_time() - began), encoder_recipe(self.tail, **options)
+        losses = checkpoints.load(self._training(name))[0]["losses"]
+        epochs = losses.view(options["epochs"], -1).mean(1)
+        told = {"first_steps": losses[:FIRST].tolist(), "epochs": [round(value, 4) for value in epochs.tolist()]}
+        return self._card(name, self.tail, recipe, begun, measures=self._classifier(name, model), losses=told)
+
+    def _classifier(self, name: str, model: ResNet) -> dict:
+        """Store a classifier; measures of the stored one."""
+        checkpoints.save_model(self.path(name), model, half=True)
+        model = checkpoints.load_model(self.path(name), ResNet, device())[0]
         logits, labels = encode(model, self.whole.test_images)[1].cpu(), self.whole.test_labels
-        found = {
+        return {
             "accuracy_on_test_images": round(accuracy(logits, labels), 2),
             "by_class": [round(value, 1) for value in class_accuracy(logits, labels).tolist()],
             "test_images": len(labels),
         }
-        return self._card("judge", self.whole, recipe, (around, cpu), measures=found)
 
     def _generator(self, name: str) -> dict:
         # What is said of all, and of this one, which goes before; a fine-tuned one starts from the weights of another.

@@ -3,6 +3,7 @@
 Each function loads the finished network if its checkpoint is there and trains it otherwise, resuming where it was.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from lt_utils.data.augmentation import AUGMENTATIONS, unit
 from lt_utils.data.datasets import ImageData
 from lt_utils.errors import CourseError, choose
-from lt_utils.models.pretrained import load_pretrained, pretrained_card
+from lt_utils.models.pretrained import load_pretrained, pretrained_card, pretrained_names
 from lt_utils.models.resnet import ResNet, channel_statistics
 from lt_utils.recognition.losses import log_prior, mixup, mixup_loss
 from lt_utils.training.devices import device
@@ -138,6 +139,31 @@ def train_encoder(
         checkpoint=checkpoint,
         recipe=recipe,
     )
+
+
+def encoder_recipe(data: ImageData, method: str = "ce-mixup", **options) -> dict:
+    """All that decides the weights that `train_encoder` would reach, its defaults included, as plain values for a card."""
+    told = inspect.signature(train_encoder).bind(data, method, **options)
+    told.apply_defaults()
+    recipe = {name: value for name, value in told.arguments.items() if name not in ("data", "checkpoint", "title")}
+    recipe |= {
+        "alpha": mixing(method, recipe["alpha"]),
+        "lr_schedule": recipe["lr_schedule"].__name__,
+        "data": data.key,
+    }
+    return recipe
+
+
+def pretrained_encoder(data: ImageData, method: str = "ce-mixup", **options) -> tuple[ResNet, dict] | None:
+    """The encoder of the course, and its card, that was trained on these data by exactly this recipe, seed included; else None.
+
+    method, options: those of `train_encoder`.
+    """
+    wanted = encoder_recipe(data, method, **options)
+    for name in pretrained_names():
+        if pretrained_card(name).get("recipe") == wanted:
+            return load_pretrained(name, device())
+    return None
 
 
 def train_judge(

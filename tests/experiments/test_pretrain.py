@@ -36,6 +36,7 @@ def small(monkeypatch, tmp_path):
     settings = read_yaml(COURSE)
     settings |= {"network": {"width": 8, "mults": [1], "attention": [], "blocks": 1, "patch": 4}, "imbalance": 10}
     settings["judge"] |= {"epochs": 1}
+    settings["encoder"] |= {"epochs": 2, "width": 4}
     settings["training"] |= {"steps": 3, "batch_size": 8}
     settings["generators"]["finetuned-seed0"]["steps"] = 2
     settings["measures"] |= {"samples": 80, "sample_steps": 2}
@@ -70,6 +71,19 @@ def test_a_name_leaves_weights_a_card_and_a_sheet_and_so_does_what_it_starts_fro
     capsys.readouterr()
     assert small("--list") == 0 and "balanced-seed1 \n" in (listed := capsys.readouterr().out)
     assert "judge finished\n" in listed and "regular-seed0 finished\n" in listed
+
+
+def test_an_encoder_is_trained_by_its_recipe_and_its_card_holds_losses(small, tmp_path):
+    assert small("wcdas-seed1", "ce-seed2") == 0
+    for name, lr in (("wcdas-seed1", 0.5), ("ce-seed2", 0.1)):
+        card = json.loads((tmp_path / "out" / f"{name}.json").read_text())
+        model, _ = checkpoints.load_model(tmp_path / "out" / f"{name}.safetensors", ResNet)
+        assert card["network"]["head"] == model.config["head"] == ("wcdas" if "wcdas" in name else "linear")
+        assert card["recipe"]["lr"] == lr and card["recipe"]["lr_schedule"] == "cosine"
+        assert card["recipe"]["data"] == card["data"]["key"] and min(card["data"]["counts"]) == 6
+        assert len(card["losses"]["first_steps"]) == card["steps"] and len(card["losses"]["epochs"]) == 2
+        assert sum(card["losses"]["first_steps"][:4]) / 4 == pytest.approx(card["losses"]["epochs"][0], abs=1e-3)
+        assert 0 <= card["measures"]["accuracy_on_test_images"] <= 100
 
 
 def test_the_same_name_gives_the_same_weights_and_another_set_others(small, tmp_path):

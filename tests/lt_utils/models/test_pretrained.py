@@ -21,7 +21,7 @@ NAMES = pretrained_names()
 
 def test_each_is_one_that_the_configuration_trains():
     settings = read_yaml(REPOSITORY / "config" / "pretrained.yaml")
-    assert set(NAMES) <= {"judge", *settings["generators"]} and "judge" in NAMES
+    assert set(NAMES) <= {"judge", *settings["encoders"], *settings["generators"]} and "judge" in NAMES
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 10e6
 
 

@@ -1,0 +1,92 @@
+"""The pictures of notebook 03: features on a circle, accuracy of each class by several methods, reliability diagrams."""
+
+import math
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lt_utils.metrics.recognition import reliability
+from lt_utils.viz.figures import METHOD_COLOURS
+
+BINS = 15  # of confidence, as in the calibration error
+
+
+def angles_on_circle(draws: dict[str, Tensor], directions: dict[str, float], title: str = "") -> Figure:
+    """Left, angles as dots on a circle, one ring and one arrow for each class; right, their histogram around the arrow.
+
+    draws: angles [S] to the direction of the class, in radians from -pi to pi; the circle shows 300 of them.
+    directions: where the arrow of each class points, in degrees.
+    """
+    figure = plt.figure(figsize=(10, 3.7))
+    circle, line = figure.add_subplot(1, 2, 1, projection="polar"), figure.add_subplot(1, 2, 2)
+    colours = dict(zip(draws, METHOD_COLOURS[1:], strict=False))
+    random = np.random.default_rng(0)
+    for ring, (name, angles) in enumerate(draws.items()):
+        colour, at = colours[name], math.radians(directions[name])
+        shown = angles[:300].numpy() + at
+        circle.scatter(shown, 1 + 0.2 * ring + 0.13 * random.random(len(shown)), s=5, color=colour, alpha=0.6)
+        circle.annotate("", (at, 0.93), (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2.5})
+        line.hist(
+            angles.rad2deg().numpy(),
+            np.arange(-180, 181, 6),
+            density=True,
+            histtype="step",
+            color=colour,
+            lw=1.8,
+            label=name,
+        )
+    circle.set(
+        ylim=(0, 1 + 0.2 * len(draws)), yticks=[], xticks=[], xlabel="features as angles, arrows: weight vectors"
+    )
+    circle.grid(alpha=0.5)
+    line.set(xlabel="angle to the arrow (degrees)", ylabel="share per degree", xticks=range(-180, 181, 90))
+    line.legend()
+    figure.suptitle(title, x=0.01, ha="left")
+    return figure
+
+
+def accuracy_by_class(values: dict[str, Tensor], counts: Sequence[int], names: Sequence[str], title: str) -> Figure:
+    """Accuracy of each class by several methods, values[method] [S, C] of S seeds: bars with their deviation, lines for
+    more than 20 classes."""
+    figure, axes = plt.subplots(figsize=(10, 3.7))
+    place, few = np.arange(len(counts)), len(counts) <= 20
+    for number, (method, several) in enumerate(values.items()):
+        mean = several.mean(0).tolist()
+        if few:
+            spread = several.std(0).tolist() if len(several) > 1 else None
+            at = place + 0.81 / len(values) * (number - (len(values) - 1) / 2)
+            axes.bar(at, mean, 0.78 / len(values), yerr=spread, label=method, error_kw={"lw": 1, "capsize": 2})
+        else:
+            axes.plot(place, mean, label=method, lw=1.3)
+    if few:
+        axes.set_xticks(place, [f"{name}\n{count:,}" for name, count in zip(names, counts, strict=True)], rotation=25)
+    axes.set_xlabel("class, and its training images" if few else "class, from the most frequent to the rarest")
+    axes.set(ylabel="accuracy (%)", ylim=(0, 108), title=title)
+    axes.grid(axis="x", visible=False)
+    figure.legend(loc="outside lower center", ncols=len(values))
+    return figure
+
+
+def reliability_diagrams(probabilities: dict[str, Tensor], labels: Tensor, title: str) -> Figure:
+    """One panel for each method: how often it is right in each bin of confidence, and how many images are there.
+
+    probabilities[method] [S N, C]: those of S seeds one after the other, for the same N labels.
+    """
+    figure, axes = plt.subplots(
+        1, len(probabilities), figsize=(3.7 * len(probabilities), 3.5), sharey=True, squeeze=False
+    )
+    for number, ((method, p), spot) in enumerate(zip(probabilities.items(), axes[0], strict=True)):
+        share, _, right = (part.tolist() for part in reliability(p, labels.repeat(len(p) // len(labels)), BINS))
+        middle = (np.arange(BINS) + 0.5) / BINS
+        colour = METHOD_COLOURS[number % len(METHOD_COLOURS)]
+        spot.bar(middle, right, 1 / BINS, color=colour, edgecolor="white", label="accuracy of the bin")
+        spot.stairs(share, np.linspace(0, 1, BINS + 1), color="black", lw=1, label="share of the images")
+        spot.plot([0, 1], [0, 1], "k--", lw=1, label="perfectly calibrated")
+        spot.set(xlabel="confidence", title=method, xlim=(0, 1), ylim=(0, 1))
+    axes[0, 0].set_ylabel("accuracy, share")
+    axes[0, 0].legend(loc="upper left")
+    figure.suptitle(title, fontsize=10)
+    return figure
