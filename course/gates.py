@@ -250,11 +250,17 @@ def headings(notebook: dict) -> Iterator[str]:
 
 
 def figures(notebook: dict) -> Iterator[str]:
-    """A few figures, made by the notebook."""
-    outputs = [output for _, cell, _ in _code(notebook) for output in cell.get("outputs", [])]
-    number = sum(any(key.startswith("image/") for key in output.get("data", {})) for output in outputs)
-    if not FIGURES[0] <= number <= FIGURES[1]:
-        yield f"{number} figures in the outputs; {FIGURES[0]} to {FIGURES[1]}"
+    """A few figures, made by the notebook; one of them, tagged `key-figure`, stands for it in the report."""
+    shown = [
+        (cell, output)
+        for _, cell, _ in _code(notebook)
+        for output in cell.get("outputs", [])
+        if any(key.startswith("image/") for key in output.get("data", {}))
+    ]
+    if not FIGURES[0] <= len(shown) <= FIGURES[1]:
+        yield f"{len(shown)} figures in the outputs; {FIGURES[0]} to {FIGURES[1]}"
+    if (keys := sum("key-figure" in _tags(cell) for cell, _ in shown)) != 1:
+        yield f"{keys} figures are in a cell tagged `key-figure`; there must be one"
 
 
 def small(notebook: dict) -> Iterator[str]:

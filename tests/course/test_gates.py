@@ -57,7 +57,8 @@ def good() -> dict:
         ],
         code("train()", says("step 1\n"), tags=("nbval-ignore-output", "training")),
         markdown("### 1.1 A detail\n```\n# a comment in a code block, no heading\n```\nSee /notebooks and 3/4."),
-        *[code("plt.show()", shows()) for _ in range(3)],
+        *[code("plt.show()", shows()) for _ in range(2)],
+        code("plt.show()", shows(), tags=("key-figure",)),
     ]
     notebook = {"cells": cells, "metadata": {"kernelspec": {"name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}
     return number_cells(notebook)
@@ -141,6 +142,7 @@ BAD = {
     "headings: cell 4: heading 'Deep' skips a level": lambda cells: cells[3].update(source="### Deep\n\nA sentence."),
     "headings: cell 5: code directly after the heading 'Bare'": lambda cells: cells[3].update(source="## Bare"),
     "figures: 2 figures": lambda cells: cells.pop(),
+    "figures: 0 figures are in a cell tagged": lambda cells: cells[-1].update(metadata={}),
     "figures: 9 figures": lambda cells: cells[FIGURE]["outputs"].extend(shows() for _ in range(6)),
     "small: 1.6 MB": lambda cells: cells[FIGURE]["outputs"][0]["data"].update({"image/png": "A" * 1_600_000}),
     "forbidden: cell 3: ipywidgets": lambda cells: cells[IMPORT].update(source="import ipywidgets"),
