@@ -253,6 +253,7 @@ def test_the_command_line(good, tmp_path, capsys):
     assert gates.main([str(path)]) == 0
     assert capsys.readouterr().out == f"1 notebooks pass all {len(gates.GATES)} gates.\n"
     good["cells"].pop(-2)
+    number_cells(good)
     path.write_text(json.dumps(good))
     assert gates.main([str(path)]) == 1
     assert capsys.readouterr().out == "good.ipynb: 2 figures in the outputs; 3 to 8\n"
