@@ -1,8 +1,8 @@
 """Numbers: accuracy by group and calibration in percent, measures of generated images, statistics over seeds."""
 
 from lt_utils.metrics.extractors import Extractor, encoder_extractor, inception_extractor
-from lt_utils.metrics.generation import distribution_scores, frechet_distance, inception_score, kernel_distance
-from lt_utils.metrics.generation import label_accuracy, measure, measure_samples
+from lt_utils.metrics.generation import distribution_scores, diversity, frechet_distance, inception_score
+from lt_utils.metrics.generation import kernel_distance, label_accuracy, measure, measure_samples
 from lt_utils.metrics.neighbours import group_memorisation, memorisation, nearest, precision_recall
 from lt_utils.metrics.recognition import accuracy, calibration_error, class_accuracy, group_accuracy, reliability
 from lt_utils.metrics.recognition import scores

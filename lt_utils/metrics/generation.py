@@ -158,6 +158,19 @@ def distribution_scores(
     return tuple(torch.tensor(values, dtype=torch.float64).mean(0).tolist())
 
 
+def diversity(features: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor, num_classes: int) -> Tensor:
+    """Mean distance between two samples of a class, in percent of that between two real ones: [C], nan for fewer than two.
+
+    features [M, D] and labels [M] of generated samples, real [N, D] and real_labels [N], of which 100 a class are used.
+    """
+
+    def apart(some: Tensor) -> Tensor:
+        return torch.pdist(to_float64(some).cpu()).mean()
+
+    pairs = [(features[labels == y], real[real_labels == y][:100]) for y in range(num_classes)]
+    return 100 * torch.stack([apart(drawn) / apart(there) for drawn, there in pairs])
+
+
 def label_accuracy(
     probabilities: Tensor, labels: Tensor, counts: Sequence[int], many: int = 100, few: int = 20
 ) -> dict[str, float]:

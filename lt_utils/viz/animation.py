@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 from io import BytesIO
 
 import matplotlib.pyplot as plt
+import numpy as np
 from IPython.display import Image as Shown
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
 
 from lt_utils.errors import CourseError
+from lt_utils.viz.figures import image_grid
 
 FRAMES = 60  # at most
 COLOURS = 64  # of each picture: a few dozen kilobytes instead of hundreds
@@ -47,3 +50,22 @@ def moving(
         buffer, format="PNG", save_all=True, append_images=pictures, default_image=True, duration=stands, loop=0
     )  # fmt: skip
     return Shown(buffer.getvalue(), format="png")
+
+
+def moving_images(
+    frames: Tensor, *, titles: Sequence[str], title: str = "", scale: float = 1.2, seconds: float = 0.1, still: int = 0
+) -> Shown:
+    """A row of images that change together: frames [F, K, C, H, W], uint8, F pictures of K images, with a title for each image.
+
+    seconds, still: see `moving`, whose errors it raises.
+    """
+    figure = image_grid(frames[still], frames.shape[1], titles=titles, title=title, scale=scale)
+    figure.canvas.draw()
+    figure.set_layout_engine("none")  # laid out once, not for each picture
+    pictures = frames.cpu().permute(0, 1, 3, 4, 2).numpy()  # [F, K, H, W, C]
+
+    def draw(place: int) -> None:
+        for axes, picture in zip(figure.axes, pictures[place], strict=True):
+            axes.images[0].set_data(np.squeeze(picture))
+
+    return moving(figure, draw, range(len(frames)), seconds=seconds, still=still)

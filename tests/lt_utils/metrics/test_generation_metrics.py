@@ -14,6 +14,7 @@ from lt_utils.metrics.extractors import encoder_extractor
 from lt_utils.metrics.generation import (
     cluster,
     distribution_scores,
+    diversity,
     f_scores,
     frechet_distance,
     inception_score,
@@ -338,3 +339,16 @@ def test_features_that_are_not_numbers_or_of_two_encoders_are_refused(value):
             value(*pair)
     with pytest.raises(CourseError, match="one encoder"):
         value(good, blob(30, d=7))
+
+
+def test_diversity_is_a_share_of_the_real_one():
+    generator = torch.Generator().manual_seed(0)
+    real, labels = torch.randn(60, 5, generator=generator), torch.arange(3).repeat_interleave(20)
+    pairs = [cdist(real[labels == y], real[labels == y]).sum() / (20 * 19) for y in range(3)]
+    other = torch.randn(40, 5, generator=generator)
+    which = torch.tensor([0] * 20 + [1] * 19 + [2])
+    found = diversity(other, which, real, labels, 3)
+    expected = cdist(other[:20], other[:20]).sum() / (20 * 19)
+    assert found[0].item() == pytest.approx(100 * expected / pairs[0], rel=1e-6)
+    assert found[2].isnan()  # one sample has no distance
+    assert torch.allclose(diversity(3 * real, labels, real, labels, 3), torch.full((3,), 300.0, dtype=torch.float64))

@@ -4,10 +4,11 @@ from io import BytesIO
 
 import matplotlib.pyplot as plt
 import pytest
+import torch
 from PIL import Image
 
 from lt_utils.errors import CourseError
-from lt_utils.viz import moving
+from lt_utils.viz import moving, moving_images
 
 
 def bars(values, **options):
@@ -54,3 +55,15 @@ def test_print_sees_the_still(still, which):
 def test_too_few_and_too_many(values):
     with pytest.raises(CourseError, match="1 to 60 pictures, not"):
         bars(values)
+
+
+def test_a_row_of_images_that_change_together():
+    frames = torch.full((3, 2, 1, 8, 8), 255, dtype=torch.uint8)
+    frames[1:, 0], frames[2, 1] = 0, 0  # the left image darkens first, then the right one
+    picture = Image.open(BytesIO(moving_images(frames, titles=["left", "right"]).data))
+    seen = []
+    for number in range(1, 4):
+        picture.seek(number)
+        seen.append(dark(picture))
+    assert picture.n_frames == 4 and seen[0] < seen[1] < seen[2]
+    assert abs((seen[2] - seen[1]) - (seen[1] - seen[0])) < 0.05 * seen[2]  # one image each time
