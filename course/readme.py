@@ -145,8 +145,8 @@ def retraining_table(runs: dict[str, dict], lines: Iterable[dict], columns: Sequ
 
 def generators_table() -> str:
     """The trained generators that come with the course, from their cards: samples of every class, with guidance 1."""
-    generators = [pretrained_card(name) for name in pretrained_names() if name != "judge"]
-    rows = []
+    cards = [pretrained_card(name) for name in pretrained_names()]
+    generators, rows = [card for card in cards if "omega 1" in card["measures"]], []
     for card in generators:
         groups, row = card["measures"]["omega 1"], {"generator": card["name"], "steps": card["steps"]}
         row |= {f"label accuracy, {group} %": groups[group]["label_accuracy"] for group in ("all", *GROUPS)}
