@@ -75,7 +75,7 @@ def _summary(name: str, jobs: Iterable[Job], finished: Mapping[Path, object]) ->
 def _findings(summaries: Mapping[str, Summary]) -> list[str]:
     """The scoreboard as a picture, then what each notebook found."""
     found = [
-        f"<li><b>{name[:2]}</b> {to_html(summary.finding)}</li>"
+        f"<li><b>{name[:2]}</b> <i>{to_html(summary.question)}</i> {to_html(summary.finding)}</li>"
         for name, summary in summaries.items()
         if summary.finding
     ]
