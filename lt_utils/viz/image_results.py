@@ -99,15 +99,13 @@ def seed_gaps(results: Results, one: str, other: str, omega: float, group: str, 
 
 
 def verdict(gaps: Sequence[float], lower_is_better: bool = False) -> str:
-    """ "better", "worse" or "no claim" for paired differences: whether their 95 % interval (Student's t) leaves out 0.
-
-    One difference allows no claim.
-    """
+    """ "better", "worse" or "not distinguishable" for paired differences: whether their 95 % interval (Student's t) leaves
+    out 0; "one run: no interval" for a single one."""
     if len(gaps) < 2:
-        return "no claim"
+        return "one run: no interval"
     mean, error = mean_error(gaps)
     if not abs(mean) > student(len(gaps)) * error:
-        return "no claim"
+        return "not distinguishable"
     return "better" if (mean < 0) == lower_is_better else "worse"
 
 

@@ -78,11 +78,11 @@ def test_gaps_are_taken_seed_by_seed_where_both_are_there(results):
 
 
 def test_a_verdict_needs_seeds_and_an_interval_that_leaves_out_zero():
-    assert verdict([1.0, 2.0, 3.0]) == "no claim"  # 2 is less than 4.30 times 0.577
+    assert verdict([1.0, 2.0, 3.0]) == "not distinguishable"  # 2 is less than 4.30 times 0.577
     assert verdict([1.9, 2.0, 2.1]) == "better" and verdict([1.9, 2.0, 2.1], lower_is_better=True) == "worse"
     assert verdict([-1.9, -2.0, -2.1]) == "worse" and verdict([-1.9, -2.0, -2.1], lower_is_better=True) == "better"
-    assert verdict([5.0]) == "no claim" and verdict([]) == "no claim"
-    assert verdict([float("nan")] * 3) == "no claim"
+    assert verdict([5.0]) == verdict([]) == "one run: no interval"
+    assert verdict([float("nan")] * 3) == "not distinguishable"
 
 
 def test_rows_of_a_record_name_every_group(results):
@@ -106,7 +106,7 @@ def test_tables_of_levels_and_of_verdicts(results):
     assert (regular["generator"], regular["seeds"], balanced["seeds"]) == ("regular", 4, 3)
     assert balanced["of the few %"] == (82.0, 1.0) and balanced["KD × 1000"] == (20.0, 0.0)
     lines = verdict_rows(results, "balanced", "regular", 1.0)
-    assert len(lines) == 3 * 2 and {line["verdict"] for line in lines} == {"no claim"}
+    assert len(lines) == 3 * 2 and {line["verdict"] for line in lines} == {"not distinguishable"}
     assert lines[1]["classes"] == "few" and lines[1]["by seed"] == "+1.0, +2.0, +3.0"
     assert lines[1]["difference"] == pytest.approx((2.0, 1 / math.sqrt(3)))
     assert verdict_rows(results, "augmented", "regular", 1.0) == []
