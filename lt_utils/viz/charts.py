@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-# One colour for each kind of training features, the same in every picture ("-": something that used none of them alone).
+# One colour for each kind of training features, the same in every picture ("-": none, the encoder's own head).
 VIEW_COLOURS = {"clean": "#555555", "weak": "#56B4E9", "strong": "#009E73", "drawn": "#0072B2", "-": "#CC79A7"}
 
 
@@ -93,8 +93,9 @@ def method_dots(
 ) -> None:
     """A dot plot of methods, from the bottom up: the mean accuracy and its standard deviation for each kind of views.
 
-    rungs: name and {views: (mean, std)} of each; lines: values to mark from top to bottom, with their names. What lies
-    10 points or more below the lowest line is written at the left edge instead of stretching the axis.
+    rungs: name and {views: (mean, std)} of each; the views "-" are called "the encoder's own head". lines: values to mark
+    from top to bottom, with their names. What lies 10 points or more below the lowest line is written at the left edge
+    instead of stretching the axis.
     """
     floor = min(lines.values()) - 10
     for place, (_, values) in enumerate(rungs):
@@ -110,7 +111,7 @@ def method_dots(
     kinds = dict.fromkeys(name for _, values in rungs for name in values)
     if len(kinds) > 1:
         handles = [plt.Line2D([], [], marker="o", ls="", ms=8, color=VIEW_COLOURS[name], alpha=0.9) for name in kinds]
-        names = ["several, or none" if name == "-" else f"{name} views" for name in kinds]
+        names = ["the encoder's own head" if name == "-" else f"{name} views" for name in kinds]
         axes.legend(handles, names, loc="best", fontsize=8)
     for name, value in lines.items():
         axes.axvline(value, color="black", lw=1, ls="--")

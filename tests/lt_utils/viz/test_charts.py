@@ -53,3 +53,13 @@ def test_gaps_are_shown_as_training_divided_by_test():
         "spread": [1, 0.5],  # and half as wide
     }
     figure.canvas.draw()
+
+
+def test_dots_name_their_views_and_write_what_lies_far_below_at_the_edge():
+    figure, axes = plt.subplots()
+    rungs = [("CE", {"-": (72.5, 0.0)}), ("Noise", {"clean": (58.2, 0.1)}), ("Ours", {"clean": (78.0, float("nan"))})]
+    charts.method_dots(axes, rungs, {"label shift": 80.9})
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["the encoder's own head", "clean views"]
+    assert [text.get_text() for text in axes.texts] == ["← 58.2 (clean)", "label shift"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["CE", "Noise", "Ours"]
+    figure.canvas.draw()
