@@ -17,6 +17,7 @@ from lt_utils.metrics.statistics import mean_std, student
 # Okabe-Ito colours: distinguishable with every common form of colour blindness; the same in every notebook.
 GROUP_COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#D55E00"}
 METHOD_COLOURS = ("#555555", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#D55E00", "#000000")
+GAP = 2  # white pixels between the images of a wall
 
 
 def style() -> None:
@@ -143,20 +144,26 @@ def image_wall(
     *,
     rows: Sequence[str] = (),
     colours: Sequence[str] | None = None,
+    below: Sequence[str] = (),
     title: str = "",
 ) -> None:
-    """Images [N, C, H, W], uint8 or float in 0..1, edge to edge in one axes, row by row: far quicker than `image_grid`.
+    """Images [N, C, H, W], uint8 or float in 0..1, in one axes, row by row: far quicker than `image_grid`.
 
-    What the axes showed before goes, so that it can be drawn again. rows: a name for each row, with an optional colour each.
+    White gaps of `GAP` pixels keep them apart. What the axes showed before goes, so that it can be drawn again.
+    rows: a name for each row, with an optional colour each; below: a name under each column.
     """
     images = images.detach().cpu()
     images = images if images.dtype == torch.uint8 else images.clamp(0, 1).mul(255).round().byte()
     images = torch.cat([images, images.new_full((-len(images) % columns, *images.shape[1:]), 255)])
-    wall = images.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2)  # [rows, H, columns, W, C]
+    count, channels, height, width = images.shape
+    framed = images.new_full((count, channels, height + GAP, width + GAP), 255)
+    framed[..., :height, :width] = images
+    wall = framed.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2)  # [rows, H, columns, W, C]
+    wall = wall.flatten(2, 3).flatten(0, 1)[:-GAP, :-GAP].squeeze(-1)
     axes.clear()
-    axes.imshow(wall.flatten(2, 3).flatten(0, 1).squeeze(-1).numpy(), vmin=0, vmax=255, interpolation="nearest")
-    axes.set(xticks=[])
-    axes.set_yticks([images.shape[2] * (row + 0.5) - 0.5 for row in range(len(rows))], rows, fontsize=9)
+    axes.imshow(wall.numpy(), vmin=0, vmax=255, interpolation="nearest")
+    axes.set_xticks([(width + GAP) * column + (width - 1) / 2 for column in range(len(below))], below, fontsize=9)
+    axes.set_yticks([(height + GAP) * row + (height - 1) / 2 for row in range(len(rows))], rows, fontsize=9)
     for text, colour in zip(axes.get_yticklabels(), colours or (), strict=False):
         text.set_color(colour)
     axes.spines[:].set_visible(False)

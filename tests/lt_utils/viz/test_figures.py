@@ -154,26 +154,33 @@ def test_a_name_does_not_cover_the_edge_of_a_marker():
     plt.close(figure)
 
 
-def test_image_wall_lays_images_edge_to_edge_and_fills_the_last_row_with_white():
+def test_image_wall_lays_images_apart_and_fills_the_last_row_with_white():
     images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 1, 3, 2)
     _, axes = plt.subplots()
     for _ in range(2):  # the same axes serve twice
-        figures.image_wall(axes, images, 2, rows=["a", "b", "c"], colours=["red", "blue", "green"], title="five")
+        names = dict(rows=["a", "b", "c"], colours=["red", "blue", "green"], below=["left", "right"])
+        figures.image_wall(axes, images, 2, **names, title="five")
     wall = axes.images[0].get_array()
-    assert len(axes.images) == 1 and wall.shape == (9, 4)
-    assert wall[::3, ::2].tolist() == [[0, 1], [2, 3], [4, 255]]
+    gap = figures.GAP
+    assert len(axes.images) == 1 and wall.shape == (9 + 2 * gap, 4 + gap)
+    assert wall[:: 3 + gap, :: 2 + gap].tolist() == [[0, 1], [2, 3], [4, 255]]
+    assert (wall[3 : 3 + gap] == 255).all() and (wall[:, 2 : 2 + gap] == 255).all()
+    assert wall[:3, :2].max() == 0 and wall[3 + gap : 6 + gap, 2 + gap :].min() == 3
     assert [(text.get_text(), text.get_color()) for text in axes.get_yticklabels()] == [
         ("a", "red"),
         ("b", "blue"),
         ("c", "green"),
     ]
-    assert axes.get_yticks().tolist() == [1, 4, 7] and axes.get_title(loc="left") == "five"
+    assert axes.get_yticks().tolist() == [1, 4 + gap, 7 + 2 * gap] and axes.get_title(loc="left") == "five"
+    assert axes.get_xticks().tolist() == [0.5, 2.5 + gap]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["left", "right"]
 
 
 def test_image_wall_shows_colours_and_floats():
     _, axes = plt.subplots()
     figures.image_wall(axes, torch.rand(4, 3, 5, 5), 4)
-    assert axes.images[0].get_array().shape == (5, 20, 3)
+    assert axes.images[0].get_array().shape == (5, 20 + 3 * figures.GAP, 3)
+    assert not len(axes.get_xticks()) and not len(axes.get_yticks())
 
 
 def test_sample_rows_name_their_classes_and_end_in_white():
