@@ -1,6 +1,7 @@
 """make bench: every comparison in one run, as ratios, with a table and a picture in benchmarks/README.md.
 
     python -m benchmarks [--seconds 20] [--rounds 3] [--epochs 3] [--fidelity 20] [--samples 10000]
+    python -m benchmarks --fp32 [--seconds 20]    the comparisons alone, as on a processor without bf16: a second table
 
 Ours and the peer take turns in one process, about a second each, until each has run for --seconds; a ratio is taken inside a
 pair of turns, and the table gives the median over the pairs with the quartiles. Memory is that of a process in which one side
@@ -8,6 +9,7 @@ runs alone. Nothing here is a test: speed depends on the machine.
 """
 
 import argparse
+import os
 from datetime import UTC, datetime
 from statistics import median
 
@@ -85,6 +87,7 @@ def time_measures(samples: int) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=20, help="of each side of each comparison")
+    parser.add_argument("--fp32", action="store_true", help="the comparisons alone, without bf16: the second table")
     parser.add_argument("--rounds", type=int, default=3, help="beside a busy process, of half of --seconds")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--fidelity", type=float, default=20, help="seconds of training before features are compared")
@@ -92,8 +95,19 @@ def main() -> None:
     options = parser.parse_args()
     from lt_utils.training.devices import device, precision_for
 
+    if options.fp32:
+        os.environ["LT_PRECISION"] = "fp32"
     results = {"seconds": options.seconds, "precision": precision_for(device())}
     results["tasks"] = [compare(*task, options.seconds) for task in TASKS]
+    if options.fp32:
+        results["made with"], results["finished"] = surroundings(), datetime.now(UTC).isoformat(timespec="seconds")
+        page.write_comparisons(results)
+        print(
+            "\n"
+            + "\n".join(page.comparisons_table(results))
+            + "\n\nWritten to benchmarks/README.md, results_fp32.json."
+        )
+        return
     results["busy"] = beside_busy(options.rounds, options.seconds / 2)
     trained = {side: measure("encoder", side, "--epochs", str(options.epochs))["accuracy"] for side in ("ours", "peer")}
     results["accuracy"] = {"epochs": options.epochs, **trained}

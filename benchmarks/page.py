@@ -61,11 +61,9 @@ def middle_half(values: list[float]) -> str:
     return f"({short(low)} to {short(high)})"
 
 
-def table(results: dict) -> str:
-    """The Markdown table of benchmarks/README.md."""
+def comparisons_table(results: dict) -> list[str]:
+    """The lines of the table of tasks, ours beside the peer."""
     lines = [
-        "![The ratio of each task](speed.png)",
-        "",
         "| task | ours | peer | ratio (quartiles) | memory, ours / peer |",
         "|:--|--:|--:|--:|--:|",
     ]
@@ -75,8 +73,22 @@ def table(results: dict) -> str:
             f"| **{short(median(row['ratio']))}** {middle_half(row['ratio'])} "
             f"| {row['memory'][0]:,} / {row['memory'][1]:,} MB |"
         )
-    busy, accuracy = results["busy"], results["accuracy"]
+    return lines
+
+
+def caption(results: dict) -> str:
+    """What the results were measured on."""
     made = results["made with"]
+    return (
+        f"*{made['device']}, {made['threads']} threads, {results['precision']}, torch {made['versions']['torch']}, commit "
+        f"{str(made['commit'])[:7]}, {results['finished'][:10]}; {results['seconds']:g} s for each side.*"
+    )
+
+
+def table(results: dict) -> str:
+    """The Markdown table of benchmarks/README.md."""
+    lines = ["![The ratio of each task](speed.png)", "", *comparisons_table(results)]
+    busy, accuracy = results["busy"], results["accuracy"]
     lines += [
         "",
         "Beside a process that keeps one core busy, encoder training with LT_THREADS=idle, which counts the "
@@ -92,8 +104,7 @@ def table(results: dict) -> str:
         "",
         *measures_table(results["measures"], results["samples"]),
         "",
-        f"*{made['device']}, {made['threads']} threads, torch {made['versions']['torch']}, commit {str(made['commit'])[:7]}, "
-        f"{results['finished'][:10]}; {results['seconds']:g} s for each side.*",
+        caption(results),
     ]
     return "\n".join(lines)
 
@@ -132,3 +143,11 @@ def write(results: dict) -> None:
     picture(results)
     readme = HERE / "README.md"
     readme.write_text(fill(readme.read_text(encoding="utf-8"), "table", table(results)), encoding="utf-8")
+
+
+def write_comparisons(results: dict) -> None:
+    """Store the comparisons alone, on another kind of processor, and write their table of benchmarks/README.md."""
+    (HERE / "results_fp32.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    readme = HERE / "README.md"
+    text = "\n".join([*comparisons_table(results), "", caption(results)])
+    readme.write_text(fill(readme.read_text(encoding="utf-8"), "fp32 table", text), encoding="utf-8")
