@@ -104,7 +104,7 @@ def no_machine_paths(notebook: dict) -> Iterator[str]:
 def parameters(notebook: dict) -> Iterator[str]:
     """One cell tagged `parameters`, short, before all others but a folded one tagged `more-parameters`: lines
     NAME = literal  # comment."""
-    cells = [(number, cell, source) for number, cell, source in _code(notebook)]
+    cells = _code(notebook)
     tagged = [(number, source) for number, cell, source in cells if "parameters" in _tags(cell)]
     more = [(number, cell, source) for number, cell, source in cells if "more-parameters" in _tags(cell)]
     if len(tagged) != 1 or len(more) > 1:

@@ -13,7 +13,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from lt_utils.data.datasets import ImageData
 from lt_utils.data.longtail import group_of
 from lt_utils.runs.parameters import notebooks_folder
-from lt_utils.viz.figures import GROUP_COLOURS, METHOD_COLOURS
+from lt_utils.viz.figures import GROUP_COLOURS, METHOD_COLOURS, pixels
 
 INK, SOFT, LINE, THERE = "#222222", "#5F6B76", "#C3CAD1", "#00507E"
 
@@ -115,10 +115,6 @@ def _picture(axes: Axes, image: np.ndarray, x: float, y: float, side: float) -> 
     axes.imshow(image, extent=(x, x + side, y, y + side), vmin=0, vmax=255, cmap="gray", zorder=3)
 
 
-def _array(image: torch.Tensor) -> np.ndarray:
-    return np.squeeze(image.permute(1, 2, 0).numpy())
-
-
 def _images(axes: Axes, data: ImageData) -> None:
     """Ten classes from head to tail, each a stack of its own images, one more for each step of log(images)."""
     _panel(axes, 1, 16, 30, 34, "Long-tailed images")
@@ -130,7 +126,7 @@ def _images(axes: Axes, data: ImageData) -> None:
         x = 2.2 + 2.78 * column
         axes.add_patch(Rectangle((x, 19.4), 2.5, 0.8, color=GROUP_COLOURS[groups[c]]))
         for row, index in enumerate((labels == c).nonzero().flatten()[: steps + 1].tolist()):
-            _picture(axes, _array(data.train_images[index].cpu()), x, 20.6 + 2.6 * row, 2.5)
+            _picture(axes, pixels(data.train_images[index]), x, 20.6 + 2.6 * row, 2.5)
     for name, colour in GROUP_COLOURS.items():
         if columns := [column for column, c in enumerate(shown) if groups[c] == name]:
             x = 2.2 + 2.78 * sum(columns) / len(columns) + 1.25
@@ -144,7 +140,7 @@ def _image_diffusion(axes: Axes, data: ImageData) -> None:
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
     for place, signal in enumerate((0.0, 0.35, 0.62, 0.85, 1.0)):
         mixed = signal * image + math.sqrt(1 - signal**2) * noise
-        _picture(axes, _array(mixed.add(1).mul(127.5).clamp(0, 255).byte()), 38.6 + 7.1 * place, 51, 6.4)
+        _picture(axes, pixels(mixed.add(1).mul(127.5).clamp(0, 255).byte()), 38.6 + 7.1 * place, 51, 6.4)
 
 
 def _encoder(axes: Axes) -> None:

@@ -44,8 +44,7 @@ def build(folder: Path, jobs: list[Job]) -> Path:
     for run in finished:
         write_page(run / "notebook.ipynb")
     abouts = list(finished.values())
-    names = list(dict.fromkeys(job.notebook for job in jobs))
-    names.sort()
+    names = sorted({job.notebook for job in jobs})
     summaries = {name: _summary(name, jobs, finished) for name in names}
     work = f", {duration(sum(about['seconds'] for about in abouts))} of work" if abouts else ""
     parts = [

@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from io import BytesIO
 
 import matplotlib.pyplot as plt
-import numpy as np
 from IPython.display import Image as Shown
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from lt_utils.errors import CourseError
-from lt_utils.viz.figures import image_grid
+from lt_utils.viz.figures import image_grid, pixels
 
 FRAMES = 60  # at most
 COLOURS = 64  # of each picture: a few dozen kilobytes instead of hundreds
@@ -62,10 +61,9 @@ def moving_images(
     figure = image_grid(frames[still], frames.shape[1], titles=titles, title=title, scale=scale)
     figure.canvas.draw()
     figure.set_layout_engine("none")  # laid out once, not for each picture
-    pictures = frames.cpu().permute(0, 1, 3, 4, 2).numpy()  # [F, K, H, W, C]
 
     def draw(place: int) -> None:
-        for axes, picture in zip(figure.axes, pictures[place], strict=True):
-            axes.images[0].set_data(np.squeeze(picture))
+        for axes, picture in zip(figure.axes, frames[place], strict=True):
+            axes.images[0].set_data(pixels(picture))
 
     return moving(figure, draw, range(len(frames)), seconds=seconds, still=still)

@@ -93,6 +93,17 @@ def class_bars(
     axes.grid(axis="x", visible=False)
 
 
+def pixels(image: Tensor) -> np.ndarray:
+    """An image [C, H, W] as matplotlib wants it: [H, W, C], or [H, W] if it is grey."""
+    return np.squeeze(image.cpu().permute(1, 2, 0).numpy())
+
+
+def _as_bytes(images: Tensor) -> Tensor:
+    """Images uint8, or float in 0..1, as uint8 on the CPU."""
+    images = images.detach().cpu()
+    return images if images.dtype == torch.uint8 else images.clamp(0, 1).mul(255).round().byte()
+
+
 def image_grid(
     images: Tensor,
     columns: int,
@@ -107,9 +118,7 @@ def image_grid(
 
     rows: a name for each row, with an optional colour each; titles: a name for each column.
     """
-    images = images.detach().cpu()
-    images = images if images.dtype == torch.uint8 else images.clamp(0, 1).mul(255).round().byte()
-    images = images.permute(0, 2, 3, 1).numpy()  # [N, H, W, C]
+    images = _as_bytes(images)
     count = -(-len(images) // columns)
     figure, axes = plt.subplots(
         count,
@@ -123,7 +132,7 @@ def image_grid(
         spot.spines[:].set_visible(False)
         spot.grid(visible=False)
         if place < len(images):
-            spot.imshow(np.squeeze(images[place]), vmin=0, vmax=255, interpolation="nearest")
+            spot.imshow(pixels(images[place]), vmin=0, vmax=255, interpolation="nearest")
         else:
             spot.set_axis_off()
     for row, name in enumerate(rows or ()):
@@ -152,8 +161,7 @@ def image_wall(
     White gaps of `GAP` pixels keep them apart. What the axes showed before goes, so that it can be drawn again.
     rows: a name for each row, with an optional colour each; below: a name under each column.
     """
-    images = images.detach().cpu()
-    images = images if images.dtype == torch.uint8 else images.clamp(0, 1).mul(255).round().byte()
+    images = _as_bytes(images)
     images = torch.cat([images, images.new_full((-len(images) % columns, *images.shape[1:]), 255)])
     count, channels, height, width = images.shape
     framed = images.new_full((count, channels, height + GAP, width + GAP), 255)

@@ -109,11 +109,16 @@ def verdict(gaps: Sequence[float], lower_is_better: bool = False) -> str:
     return "better" if (mean < 0) == lower_is_better else "worse"
 
 
+def _groups(results: Results, generator: str, omega: float) -> list[str]:
+    """The groups that a generator was measured in at that guidance; none if it was not."""
+    measured = (rows for (who, _, guidance), rows in results.items() if (who, guidance) == (generator, omega))
+    return list(next(measured, ()))
+
+
 def paired_rows(results: Results, one: str, other: str, omega: float) -> list[dict]:
     """For a record: one generator minus the other by group, mean over the seeds and its standard error ("kd", "kd se")."""
-    groups = next((list(rows) for (who, _, guidance), rows in results.items() if (who, guidance) == (one, omega)), [])
     lines = []
-    for group in groups:
+    for group in _groups(results, one, omega):
         gaps = {name: seed_gaps(results, one, other, omega, group, name) for name in COMPARED}
         line = dict(method=one, minus=other, group=group, n=len(gaps["kd"]))
         for name, values in gaps.items():
@@ -151,7 +156,7 @@ def level_rows(results: Results, omega: float) -> list[dict]:
             return mean_std([factor * value_of(results, who, seed, omega, group, name) for seed in seeds])
 
         line = {"generator": generator, "seeds": len(seeds), "label accuracy %": over("all", "label_accuracy")}
-        *groups, last = [group for group in results[generator, seeds[0], omega] if group != "all"]
+        *groups, last = [group for group in _groups(results, generator, omega) if group != "all"]
         line |= {f"of the {group} %": over(group, "label_accuracy") for group in (*groups, last)}
         line |= {"KD × 1000": over("all", "kd", 1000), f"of the {last} × 1000": over(last, "kd", 1000)}
         lines.append(line | {f"recall, {last} %": over(last, "recall", 100)})
@@ -163,10 +168,10 @@ def verdict_rows(results: Results, one: str, other: str, omega: float) -> list[d
     lines = []
     for name in ("label_accuracy", "kd", "recall"):
         factor, heading = PAIRED[name]
-        for line in paired_rows(results, one, other, omega):
-            gaps = [factor * gap for gap in seed_gaps(results, one, other, omega, line["group"], name)]
+        for group in _groups(results, one, omega):
+            gaps = [factor * gap for gap in seed_gaps(results, one, other, omega, group, name)]
             row = dict(generator=one, minus=other, guidance=omega, measure=heading.replace(" %", ", points"))
-            row |= {"classes": line["group"], "by seed": ", ".join(f"{gap:+.1f}" for gap in gaps)}
+            row |= {"classes": group, "by seed": ", ".join(f"{gap:+.1f}" for gap in gaps)}
             lines.append(row | {"difference": mean_error(gaps), "verdict": verdict(gaps, name == "kd")})
     return lines
 
@@ -179,7 +184,7 @@ def gap_panels(results: Results, one: str, other: str, omegas: Sequence[float], 
     names = ("label_accuracy", "kd", "recall")
     sides = ("right is better", "left is better", "right is better")
     figure, panels = plt.subplots(1, 3, figsize=(11, 3.7), sharey=True)
-    groups = [line["group"] for line in paired_rows(results, one, other, omegas[0])]
+    groups = _groups(results, one, omegas[0])
     for axes, name, side in zip(panels, names, sides, strict=True):
         factor, heading = PAIRED[name]
         axes.axvline(0, color="#999999", lw=1.2, zorder=1)

@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Patch, Rectangle
 from torch import Tensor
+
+from lt_utils.viz.figures import pixels
 
 REAL, MADE = "#0072B2", "#D55E00"  # real and generated
 COLOURS = {"noticed": "#BFDDF0", "praised": "#F9CFA8", "": "white"}  # of a number, by what it says
@@ -43,7 +44,7 @@ def image_map(axes: Axes, images: Tensor, places: Tensor, colour: str, limits: S
     width, height = ((high - low) / 15 for low, high in limits)
     for image, (x, y) in zip(images, places.tolist(), strict=True):
         box = (x - width / 2, x + width / 2, y - height / 2, y + height / 2)
-        axes.imshow(_array(image), extent=box, vmin=0, vmax=255, cmap="gray", zorder=2)
+        axes.imshow(pixels(image), extent=box, vmin=0, vmax=255, cmap="gray", zorder=2)
         axes.add_patch(Rectangle((box[0], box[2]), width, height, fill=False, ec=colour, lw=1.6, zorder=3))
     axes.set(xlim=limits[0], ylim=limits[1], aspect="auto", xlabel="widest direction", ylabel="second direction")
 
@@ -128,7 +129,7 @@ def image_table(
         axes.text(first - 0.15, place + 0.5, name, ha="right", va="center", fontsize=9.5)
         for x, image in enumerate(images[name], start=1):
             box = (first + x - 0.97, first + x - 0.03, place + 0.97, place + 0.03)
-            axes.imshow(_array(image), extent=box, vmin=0, vmax=255, cmap="gray")
+            axes.imshow(pixels(image), extent=box, vmin=0, vmax=255, cmap="gray")
         for x, column in enumerate(columns):
             colour = COLOURS[verdict(column, row[column], [one[column] for one in usual])]
             text = f"{row[column]:.0f}" if column == "label accuracy" else f"{row[column]:.2f}".replace("-0.00", "0.00")
@@ -147,8 +148,3 @@ def image_table(
     axes.set(xlim=(0, end), ylim=(len(rows) + 1, -1.5), aspect="auto")
     axes.set_axis_off()
     return figure
-
-
-def _array(image: Tensor) -> np.ndarray:
-    """An image [C, H, W] as matplotlib wants it."""
-    return np.squeeze(image.permute(1, 2, 0).cpu().numpy())

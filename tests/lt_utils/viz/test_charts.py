@@ -8,17 +8,9 @@ import matplotlib.pyplot as plt  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from lt_utils.viz import charts, figures  # noqa: E402
+from lt_utils.viz import charts  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("error")
-
-
-@pytest.fixture(autouse=True)
-def clean_style():
-    with plt.rc_context():
-        figures.style()
-        yield
-        plt.close("all")
+pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("course_style")]
 
 
 def test_two_clouds_show_means_radii_and_how_far_the_second_reaches():

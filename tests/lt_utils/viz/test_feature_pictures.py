@@ -2,18 +2,11 @@
 
 import math
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 
 from lt_utils.viz.feature_pictures import added_in_plane, clouds_to_scale
 from lt_utils.viz.tables import rungs
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
 
 
 def test_the_plane_is_that_of_the_widest_directions():

@@ -16,15 +16,7 @@ from lt_utils.viz import figures  # noqa: E402
 
 COUNTS = [500, 101, 100, 20, 19, 5]
 NAMES = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal"]
-pytestmark = pytest.mark.filterwarnings("error")
-
-
-@pytest.fixture(autouse=True)
-def clean_style():
-    with plt.rc_context():
-        figures.style()
-        yield
-        plt.close("all")
+pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("course_style")]
 
 
 def bars(axes):

@@ -16,12 +16,6 @@ from lt_utils.viz import measures  # noqa: E402
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
 def points():
     random = torch.Generator().manual_seed(1)

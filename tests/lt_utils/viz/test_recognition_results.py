@@ -6,22 +6,13 @@ matplotlib.use("agg")
 
 import math  # noqa: E402
 
-import matplotlib.pyplot as plt  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from lt_utils.viz import figures, recognition_results  # noqa: E402
+from lt_utils.viz import recognition_results  # noqa: E402
 
 COUNTS, NAMES = [500, 60, 5], ["T-shirt", "Dress", "Sandal"]
-pytestmark = pytest.mark.filterwarnings("error")
-
-
-@pytest.fixture(autouse=True)
-def clean_style():
-    with plt.rc_context():
-        figures.style()
-        yield
-        plt.close("all")
+pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("course_style")]
 
 
 def test_angles_lie_around_their_arrow():
