@@ -80,10 +80,12 @@ def sample(
     start = torch.randn((len(labels), *shape), generator=torch.Generator().manual_seed(seed))  # [N, *shape]
     generator = torch.Generator(device).manual_seed(seed + 1)
     parts = []
-    for noise, part in zip(start.split(batch_size), labels.split(batch_size), strict=True):
-        predict = guided(denoiser, schedule, part.to(device), objective, omega, clip)
-        parts.append(walk(sampler, predict, schedule, noise.to(device), steps, eta, generator))
-    denoiser.train(was_training)
+    try:
+        for noise, part in zip(start.split(batch_size), labels.split(batch_size), strict=True):
+            predict = guided(denoiser, schedule, part.to(device), objective, omega, clip)
+            parts.append(walk(sampler, predict, schedule, noise.to(device), steps, eta, generator))
+    finally:  # also after a sampler or a number of steps that is refused
+        denoiser.train(was_training)
     return torch.cat(parts)
 
 

@@ -96,9 +96,11 @@ def test_it_is_drawn_with_by_name(tmp_path):
         expected = dpm_solver(guided(model, schedule, labels, omega=1.0), schedule, start, steps=5)
     assert torch.equal(drawn, expected)
     assert not torch.allclose(drawn, sample(model, schedule, labels, (4,), steps=5, omega=1.0, seed=3), atol=1e-3)
+    model.train()
     with pytest.raises(CourseError, match="adds no fresh noise: leave eta at 0"):
         sample(model, schedule, labels, (4,), sampler="dpm-solver", steps=5, eta=0.5)
     with pytest.raises(CourseError, match="Did you mean 'dpm-solver'"):
         sample(model, schedule, labels, (4,), sampler="dpm_solver", steps=5)
     with pytest.raises(CourseError, match="order 2 needs at least 2 steps, not 1"):
         sample(model, schedule, labels, (4,), sampler="dpm-solver", steps=1)
+    assert model.training  # a refusal leaves the network as it was
