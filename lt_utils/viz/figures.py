@@ -223,28 +223,3 @@ def curves(axes: Axes, series: dict[str, Tensor], *, label: str = "loss", title:
     axes.set(xlabel="training step", ylabel=label, title=title)
     if len(series) > 1:
         axes.legend()
-
-
-def name_points(axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str]) -> None:
-    """Write each name beside its point, where it covers no other point and no other name; "" leaves a point unnamed.
-
-    Call it last: places are tried in the axes as they are then.
-    """
-    axes.figure.canvas.draw()
-    dots, taken = axes.transData.transform(list(points)), []
-    radius = 4.5 * axes.figure.dpi / 72  # of a marker of size 9, in pixels
-    sides = [(9, -3, "left"), (-9, -3, "right"), (0, 9, "center"), (0, -16, "center")]
-    sides += [(9, 10, "left"), (-9, -16, "right")]
-    for point, name in zip(points, names, strict=True):
-        for x, y, side in sides if name else ():
-            text = axes.annotate(name, point, (x, y), textcoords="offset points", ha=side, fontsize=8.5)
-            box = text.get_window_extent()
-            inside = axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1)
-            covers = any(map(box.overlaps, taken)) or any(box.padded(radius).contains(*dot) for dot in dots)
-            if inside and not covers:
-                taken.append(box)
-                break
-            text.remove()
-        else:
-            if name:
-                axes.annotate(name, point, (9, -3), textcoords="offset points", fontsize=8.5)

@@ -1,7 +1,5 @@
 """Figures: one look, the same colours everywhere, every drawing complete and without warnings."""
 
-import math
-
 import matplotlib
 
 matplotlib.use("agg")
@@ -118,32 +116,6 @@ def test_curves_leave_out_steps_that_were_not_made():
     assert axes.lines[0].get_ydata().tolist() == [1, 2] and axes.get_legend() is None
     figures.curves(axes, {"nothing yet": torch.full((4,), float("nan"))})
     assert len(axes.lines[1].get_ydata()) == 0
-
-
-def test_names_of_close_points_do_not_cover_each_other():
-    figure, axes = plt.subplots()
-    points = [(0.5, 0.5), (0.5, 0.51), (0.2, 0.2)]
-    axes.plot(*zip(*points, strict=True), "o")
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    figures.name_points(axes, points, ["first", "second", ""])
-    boxes = [text.get_window_extent() for text in axes.texts]
-    assert [text.get_text() for text in axes.texts] == ["first", "second"]
-    assert not boxes[0].overlaps(boxes[1])
-    plt.close(figure)
-
-
-def test_a_name_does_not_cover_the_edge_of_a_marker():
-    figure, axes = plt.subplots()
-    points = [(0.5, 0.5), (0.55, 0.525)]  # the second lies just above where the name of the first would stand
-    axes.plot(*zip(*points, strict=True), "o", ms=9)
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    figures.name_points(axes, points, ["first", ""])
-    (place,) = (text.get_window_extent() for text in axes.texts)
-    x, y = axes.transData.transform(points[1])
-    # The nearest point of the name's box to the marker's centre.
-    nearest = min(max(x, place.x0), place.x1), min(max(y, place.y0), place.y1)
-    assert math.dist((x, y), nearest) > 4.5 * figure.dpi / 72
-    plt.close(figure)
 
 
 def test_image_wall_lays_images_apart_and_fills_the_last_row_with_white():
