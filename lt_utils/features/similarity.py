@@ -125,7 +125,7 @@ class PrincipalComponents:
 
 
 def fit_logistic(
-    features: Tensor, labels: Tensor, num_classes: int, l2: float = 1e-4, tolerance: float = 3e-5, steps: int = 1000
+    features: Tensor, labels: Tensor, num_classes: int, l2: float = 1e-4, tolerance: float = 1e-4, steps: int = 1000
 ) -> nn.Linear:
     """Multinomial logistic regression on features [N, D], fitted to convergence; a linear layer in float64.
 

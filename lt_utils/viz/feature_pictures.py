@@ -100,7 +100,7 @@ def class_map(distances: Tensor, images: Tensor, names: Sequence[str], title: st
         axes.annotate(
             f"{names[c]} {near:.1f}", (right, up - half), (0, -2), textcoords="offset points", ha="center", va="top"
         )
-        axes.texts[-1].set(fontsize=8, zorder=3)
+        axes.texts[-1].set(fontsize=8, zorder=3, bbox=dict(facecolor="white", edgecolor="none", alpha=0.7, pad=0.5))
     low, high = (places.amin(0) - 3 * half).tolist(), (places.amax(0) + 2 * half).tolist()
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal", title=title)
     axes.set(xlabel="standard deviations", ylabel="standard deviations")
