@@ -14,6 +14,7 @@ import sys
 BUILDS_ON = {
     "00_start_here": [],
     "01_long_tailed_data": [],
+    "02_why_the_tail_is_hard": [],
     "03_encoders": [],
     "04_ddpm_from_scratch": [],
     "05_ddim_and_guidance": ["04_ddpm_from_scratch"],

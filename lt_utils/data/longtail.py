@@ -59,6 +59,39 @@ def class_counts(
     return counts
 
 
+def ordered_counts(counts: Sequence[int], order: Sequence[int]) -> list[int]:
+    """The counts of each class if the classes stand in another order from head to tail: class order[i] gets counts[i].
+
+    Raises CourseError for an order that does not name each class once.
+
+    >>> ordered_counts([1000, 100, 10], order=[2, 0, 1])
+    [100, 10, 1000]
+    """
+    if sorted(order) != list(range(len(counts))):
+        raise CourseError(
+            f"A class order names each of the classes 0 to {len(counts) - 1} once: {list(order)} does not."
+        )
+    return [count for _, count in sorted(zip(order, counts, strict=True))]
+
+
+def latin_square(num_classes: int, rows: int | None = None) -> list[list[int]]:
+    """Class orders from head to tail, each the one before moved on by a place, so that every class stands once at every place.
+
+    rows: how many of the orders, evenly spaced, the natural one first; default: all. Raises CourseError for fewer than two
+    classes, or for rows outside 1 .. num_classes.
+
+    >>> latin_square(3)
+    [[0, 1, 2], [1, 2, 0], [2, 0, 1]]
+    """
+    if num_classes < 2:
+        raise CourseError(f"An order of classes needs at least two classes; there is {num_classes}.")
+    rows = num_classes if rows is None else rows
+    if not 1 <= rows <= num_classes:
+        raise CourseError(f"{num_classes} classes have 1 to {num_classes} orders, not {rows}.")
+    starts = [row * num_classes // rows for row in range(rows)]
+    return [[(start + place) % num_classes for place in range(num_classes)] for start in starts]
+
+
 def subset(
     labels: torch.Tensor | np.ndarray | Sequence[int],
     counts: Sequence[int],
