@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import arrays, folders, originals
+from data_prep import arrays, folders, images, originals
 from data_prep.lists import to_arrays
 from lt_utils.data import npz
 from lt_utils.data.datasets import BUNDLED, data_folder
@@ -92,7 +92,7 @@ def _read(name: str, request: Request, downloads: Path) -> tuple[dict[str, np.nd
     path = None if request.source is None else Path(request.source)
     if path is not None and not path.exists():
         raise CourseError(f"{path} does not exist: --from needs a folder or a file.")
-    folders.check_names([path] if path else [])
+    images.check_names([path] if path else [])
     if path is not None and not originals.holds(name, path):
         return _read_own(name, request, path)
 
@@ -124,16 +124,15 @@ def _read_own(name: str, request: Request, path: Path) -> tuple[dict[str, np.nda
     print(f"{name}: reading {path}", flush=True)
 
     bad: list[str] = []
+    told: dict[str, object] = {}
     if to_arrays.training_list(path):
         found, bad, told = to_arrays.read(path, request.size, request.skip_bad, request.generated)
         if name in to_arrays.SOURCES:
             facts = {"source": to_arrays.SOURCES[name], "licence": "see the source; do not pass the images on"}
-        facts |= told
-        print(f"{name}: {'; '.join(map(str, told.values()))}")
     elif request.generated:
         raise CourseError(f"--generated is for a folder with train.csv and {to_arrays.GENERATED}, which {path} is not.")
     elif path.is_dir():
-        found, bad = folders.read(path, request.size, request.skip_bad)
+        found, bad, told = folders.read(path, request.size, request.skip_bad)
     elif path.suffix != ".npz":
         raise CourseError(
             f"{path} is no source for {name}: give a folder with one folder of images for each class, an .npz, "
@@ -143,6 +142,9 @@ def _read_own(name: str, request: Request, path: Path) -> tuple[dict[str, np.nda
         raise CourseError(f"--size and --skip-bad are for folders of images, which {path} is not.")
     else:
         found = arrays.read(path)
+    if told:
+        facts |= told
+        print(f"{name}: {'; '.join(map(str, told.values()))}")
     if bad:
         facts["left_out"] = bad
         print(f"{name}: {len(bad)} unreadable files are left out (named in the record), the first: {bad[0]}")

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from data_prep import images
 from lt_utils.errors import CourseError
 
 SHOWN = 3  # missing files that a refusal names
@@ -192,10 +192,11 @@ class _Tree:
 
 
 def read_image(path: str | Path) -> Tensor:
-    """The image in a file as RGB, uint8 [3, H, W]. CourseError with the file's name if it is not a whole image."""
+    """The image in a file as RGB, uint8 [3, H, W], upright and opaque as `data_prep.images` says.
+
+    CourseError with the file's name if it is not a whole image with 8 bits a channel."""
     try:
-        with Image.open(path) as image:  # ImageNet's .JPEG files include a PNG and some in CMYK: Pillow reads them all
-            pixels = np.array(image.convert("RGB"))
+        pixels = np.array(images.read_image(Path(path))[0].convert("RGB"))
     except Exception as error:  # damaged bytes make Pillow raise many kinds
         raise CourseError(
             f"{path} is damaged or not an image ({error}): fetch it again, or take it from the list."

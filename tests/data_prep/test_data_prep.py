@@ -21,7 +21,7 @@ import pytest
 import torchvision
 from PIL import Image
 
-from data_prep import folders, originals
+from data_prep import images, originals
 from data_prep.__main__ import main
 from lt_utils.data import datasets, npz
 from lt_utils.files import REPOSITORY
@@ -118,7 +118,7 @@ def test_images_of_many_kinds_become_alike(tmp_path, out):
     run("pets", "--from", source, "--size", 8)
     data = datasets.load("pets")
     assert (data.channels, data.size, sum(data.counts) + len(data.test_labels)) == (3, 8, 16)
-    upright = folders.decode(source / "owl" / "photo.jpg", None)
+    upright, _ = images.decode(source / "owl" / "photo.jpg", None)
     assert upright.shape == (40, 30, 3)
 
 
@@ -126,7 +126,7 @@ def test_the_middle_square_is_kept(tmp_path):
     wide = np.zeros((4, 8, 3), np.uint8)
     wide[:, 2:6] = 200
     Image.fromarray(wide).save(tmp_path / "wide.png")
-    assert (folders.decode(tmp_path / "wide.png", 4) == 200).all()
+    assert (images.decode(tmp_path / "wide.png", 4)[0] == 200).all()
 
 
 def test_grey_images_stay_grey(tmp_path, out):
@@ -206,7 +206,7 @@ def test_a_folder_without_class_folders_is_refused(tmp_path, out, refused):
 
 
 def test_progress_lines_read_well_in_a_log(tmp_path, out, capsys, monkeypatch):
-    monkeypatch.setattr(folders, "SECONDS_BETWEEN_LINES", -1)
+    monkeypatch.setattr(images, "SECONDS_BETWEEN_LINES", -1)
     run("pets", "--from", tree(tmp_path / "pets"))
     told = capsys.readouterr()
     assert "  6 of 12 images · " in told.out and "s left\n" in told.out and "\r" not in told.out
@@ -506,7 +506,7 @@ def test_a_second_run_at_the_same_time_is_refused_and_leaves_the_part_of_the_fir
 
 @pytest.mark.parametrize("where", ["pets\udce9", "pets/owl/\udce9.png", "pets/\udce9"])
 def test_a_name_that_is_not_utf8_is_told_before_any_work(tmp_path, out, refused, monkeypatch, where):
-    monkeypatch.setattr(folders, "decode", lambda *_: pytest.fail("an image is decoded"))
+    monkeypatch.setattr(images, "decode", lambda *_: pytest.fail("an image is decoded"))
     first, _, _ = where.partition("/")
     try:
         tree(tmp_path / first)
@@ -542,7 +542,7 @@ def test_no_permission_to_write_is_told_and_the_old_set_stays(tmp_path, out, ref
         assert "cannot be written (Permission denied)" in refused("pets", "--from", source, "--again")
     assert files_in(out) == ["pets.json", "pets.npz"]
     run("pets")
-    monkeypatch.setattr(folders, "decode", lambda *_: pytest.fail("an image is decoded"))
+    monkeypatch.setattr(images, "decode", lambda *_: pytest.fail("an image is decoded"))
     (tmp_path / "file").write_text("a file where a folder should be")
     assert "cannot be written" in refused("pets", "--from", source, "--to", tmp_path / "file")
 
