@@ -4,6 +4,8 @@ Two layouts are read:
 
     PATH/train/<class>/*  and  PATH/test/<class>/*      the test set is given
     PATH/<class>/*                                      a share of each class becomes the test set (see `arrays.split`)
+
+`layout` knows the folders train and test by other names, too.
 """
 
 from collections import Counter
@@ -14,6 +16,7 @@ import numpy as np
 
 from data_prep import images
 from data_prep.images import first
+from data_prep.layout import files_of_classes, splits
 from lt_utils.errors import CourseError
 
 
@@ -33,11 +36,11 @@ def read(
         record should say. Images are grey (C = 1) if all files are, else RGB.
 
     Raises:
-        CourseError: no class folders, an empty class, classes that differ between train and test, files that are not
-            readable images, or sizes that differ.
+        CourseError: what `layout` refuses, classes that differ between train and test, files that are not readable
+            images, or sizes that differ.
     """
-    folders = splits(path)
-    found = {split: _files_of_classes(folder) for split, folder in folders.items()}
+    folders, facts = splits(path)
+    found = {split: files_of_classes(folder) for split, folder in folders.items()}
     names = list(found["train"])
     if "test" in found:
         for split, other in (("train", "test"), ("test", "train")):
@@ -60,37 +63,7 @@ def read(
             raise CourseError(f"{folder / names[gone[0]]} has no readable image left: mend it or remove the class.")
         arrays[f"x_{split}"] = np.stack([_with_channels(image, channels) for s, _, image in good if s == split])
         arrays[f"y_{split}"] = labels
-    return arrays, bad, images.facts_of(remarks)
-
-
-def splits(path: Path) -> dict[str, Path]:
-    """Return the folder of the training and, if it is given, of the test images."""
-    given = {split: path / split for split in ("train", "test") if (path / split).is_dir()}
-    if len(given) == 1:
-        has, lacks = ("train", "test") if "train" in given else ("test", "train")
-        raise CourseError(
-            f"{path} has a folder {has} but no folder {lacks}: add it (or rename {has}, if it is a class)."
-        )
-    return given or {"train": path}
-
-
-def _files_of_classes(folder: Path) -> dict[str, list[Path]]:
-    """Return the files of each class, also those in folders within; hidden ones are passed over.
-
-    Classes are ordered by number if all their names are numbers, else as text; files as text.
-    """
-    names = sorted(sub.name for sub in folder.iterdir() if sub.is_dir() and not sub.name.startswith("."))
-    if all(name.isdecimal() for name in names):
-        names.sort(key=int)
-    found = {}
-    for name in names:
-        files = (file for file in (folder / name).rglob("*") if not file.name.startswith(".") and file.is_file())
-        found[name] = sorted(files)
-        if not found[name]:
-            raise CourseError(f"The class folder {folder / name} is empty: put images there or remove it.")
-    if not found:
-        raise CourseError(f"{folder} has no class folders: it must hold one folder of images for each class.")
-    return found
+    return arrays, bad, facts | images.facts_of(remarks)
 
 
 def _decode_all(

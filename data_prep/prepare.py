@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import arrays, folders, images, originals
+from data_prep import arrays, folders, images, layout, originals
 from data_prep.lists import to_arrays
 from lt_utils.data import npz
 from lt_utils.data.datasets import BUNDLED, data_folder
@@ -118,7 +118,7 @@ def _read_own(name: str, request: Request, path: Path) -> tuple[dict[str, np.nda
         source = f"{original.source}; as given, not compared with the original files"
         facts = {"source": source, "licence": original.licence}
     own_test = f"{path} has its own test set: leave out --test-fraction."
-    has_test = to_arrays.training_list(path) or (path.is_dir() and "test" in folders.splits(path))
+    has_test = to_arrays.training_list(path) or (path.is_dir() and "test" in layout.splits(path)[0])
     if has_test and request.test_fraction is not None:  # before anything is decoded
         raise CourseError(own_test)
     print(f"{name}: reading {path}", flush=True)
@@ -142,6 +142,8 @@ def _read_own(name: str, request: Request, path: Path) -> tuple[dict[str, np.nda
         raise CourseError(f"--size and --skip-bad are for folders of images, which {path} is not.")
     else:
         found = arrays.read(path)
+    if len(found["classes"]) < 2:
+        raise CourseError(f"{path} has a single class, {found['classes'][0]}: there must be two at least.")
     if told:
         facts |= told
         print(f"{name}: {'; '.join(map(str, told.values()))}")

@@ -258,6 +258,7 @@ def test_arrays_without_a_test_set_are_split(tmp_path, out):
         ({"y_train": np.arange(12) % 3 * 10**9, "classes": CLASSES}, "labels 0 .. 2000000000; with 3 classes"),
         ({"x_train": np.zeros((0, 8, 8, 3), np.uint8), "y_train": np.arange(0)}, "needs at least one image"),
         ({"x_train": np.zeros((12, 0, 0, 3), np.uint8)}, "x_train is [12, 0, 0, 3]: it needs at least one image"),
+        ({"y_train": np.zeros(12, int), "y_test": np.zeros(6, int)}, "has a single class, 0: there must be two"),
         ({"y_train": None}, "it needs x_train and y_train"),
         ({"y_test": None}, "both or none of x_test and y_test"),
         ({"classes": np.array(CLASSES, dtype=object)}, "no .npz of plain arrays"),
