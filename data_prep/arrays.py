@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.copies import numbered
 from data_prep.lists.image_files import check_classes
 from lt_utils.data import longtail, npz
 from lt_utils.errors import CourseError
@@ -43,11 +44,21 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def split(arrays: dict[str, np.ndarray], fraction: float, seed: int) -> dict[str, np.ndarray]:
-    """Return `arrays` with a test set: `fraction` of the images of each class, at least one, drawn with `seed`."""
+    """Return `arrays` with a test set: `fraction` of the images of each class, at least one, drawn with `seed`.
+
+    Copies of an image go where its first goes: no test image is a training image as well.
+    """
     x, y, classes = arrays["x_train"], arrays["y_train"], arrays["classes"]
     if len(y) and not 0 <= y.min() <= y.max() < len(classes):
         raise CourseError(f"y_train has labels {y.min()} .. {y.max()}, but there are {len(classes)} classes.")
-    stays, moved = (part.numpy() for part in longtail.hold_out(y, classes.tolist(), fraction=fraction, seed=seed))
+    (number,) = numbered(x)
+    _, firsts = np.unique(number, return_index=True)
+    firsts.sort()  # all images, in their order, if none is a copy
+    _, moved = longtail.hold_out(y[firsts], classes.tolist(), fraction=fraction, seed=seed)
+    moved = firsts[moved.numpy()]
+    copies = np.setdiff1d(np.flatnonzero(np.isin(number, number[moved])), moved)
+    moved = np.concatenate([moved, copies])
+    stays = np.setdiff1d(np.arange(len(y)), moved)
     return {"x_train": x[stays], "y_train": y[stays], "x_test": x[moved], "y_test": y[moved], "classes": classes}
 
 

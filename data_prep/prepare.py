@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import arrays, folders, images, layout, originals
+from data_prep.copies import count
 from data_prep.lists import to_arrays
 from lt_utils.data import npz
 from lt_utils.data.datasets import BUNDLED, data_folder
@@ -59,6 +60,10 @@ def prepare(name: str, request: Request, to: Path | None = None, again: bool = F
         raise CourseError(f"{folder} cannot be written ({error.strerror}): choose another one with --to.") from None
     try:
         found, facts = _read(name, request, downloads)
+        npz.check_arrays(found, name)
+        if copies := count(found, name):
+            print(f"{name}: {copies['copies']}", flush=True)
+        facts |= copies
         print(f"{name}: checking and writing {len(found['x_train']) + len(found['x_test']):,} images", flush=True)
         record = arrays.write(path, found, {**facts, "request": asdict(request)})
         shutil.rmtree(downloads, ignore_errors=True)

@@ -100,7 +100,7 @@ def find_images(
 ) -> ImageFiles:
     """The images that a list of any form names, found below `root` as `read_list` says; the same refusal of missing ones.
 
-    listed: their paths, with "/" between folders, [N]; labels [N].
+    listed: their paths, with "/" between folders, [N]; labels [N]. CourseError for a file with two labels, too.
     """
     found = _find(listed, str(root))
     if missing := [path for path, there in zip(listed, found, strict=True) if there is None]:
@@ -109,6 +109,9 @@ def find_images(
             f"{', '.join(missing[:SHOWN])}{' ...' if len(missing) > SHOWN else ''}; give the folder that its paths "
             "start from, or fetch the missing files."
         )
+    label: dict[str, int] = {}
+    if two := [path for path, c in zip(found, labels, strict=True) if label.setdefault(path, c) != c]:
+        raise CourseError(f"{list_file} gives {two[0]} two labels ({len(two):,} such lines in all): give it one.")
     return ImageFiles(Path(root), tuple(found), torch.tensor(labels), num_classes, tuple(names))
 
 

@@ -34,12 +34,12 @@ def picture(seed: int, size=(8, 8), mode="RGB") -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
 
 
-def tree(folder: Path, per_class=(6, 4, 2), **options) -> Path:
-    """Write class folders cat, dog, owl with so many PNG images; returns the folder."""
+def tree(folder: Path, per_class=(6, 4, 2), first=0, **options) -> Path:
+    """Write class folders cat, dog, owl with so many PNG images, of seeds from `first` on; returns the folder."""
     for c, (name, n) in enumerate(zip(CLASSES, per_class, strict=True)):
         (folder / name).mkdir(parents=True)
         for i in range(n):
-            picture(100 * c + i, **options).save(folder / name / f"{i}.png")
+            picture(100 * c + first + i, **options).save(folder / name / f"{i}.png")
     return folder
 
 
@@ -77,7 +77,7 @@ def files_in(folder: Path) -> list[str]:
 
 def test_train_and_test_folders(tmp_path, out, capsys):
     tree(tmp_path / "pets" / "train")
-    tree(tmp_path / "pets" / "test", per_class=(1, 2, 3))
+    tree(tmp_path / "pets" / "test", per_class=(1, 2, 3), first=50)
     (tmp_path / "pets" / "train" / "cat" / ".DS_Store").write_text("hidden files are no images, and no mistake")
     run("pets", "--from", tmp_path / "pets")
     data = datasets.load("pets")
@@ -218,8 +218,8 @@ def test_progress_lines_read_well_in_a_log(tmp_path, out, capsys, monkeypatch):
 
 def arrays(n=12, shape=(8, 8, 3)):
     draw = np.random.default_rng(0).integers
-    x = draw(0, 256, (n, *shape), dtype=np.uint8)
-    return {"x_train": x, "y_train": np.arange(n) % 3, "x_test": x[:6], "y_test": np.arange(6) % 3}
+    x = draw(0, 256, (n + 6, *shape), dtype=np.uint8)
+    return {"x_train": x[:n], "y_train": np.arange(n) % 3, "x_test": x[n:], "y_test": np.arange(6) % 3}
 
 
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW", "NHW"])
