@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from course import gates
 from course.batch import execute, launch, monitor, pages, plan, report
 from course.batch.launch import main, run
 from lt_utils import files
@@ -105,6 +106,46 @@ def test_folders_given_relative_are_the_same_for_every_process(course, notebook,
     assert main([str(course({name: {}}, datasets=["own"]))]) == 0
     facts = json.loads(Path(f"runs/tiny/{name}/own-if100-seed0/record.json").read_text())["facts"]
     assert facts == {"names": [DATA, "own"], "data": str(tmp_path / "data")}
+
+
+DRAW = """from lt_utils.viz import figures
+figures.style()
+figures.plt.plot([0, 1])
+figures.plt.show()"""
+
+
+def foreign_kernel(folder: Path) -> Path:
+    """A Jupyter folder whose kernel python3 is a program that ends at once."""
+    spec = {"argv": ["false", "{connection_file}"], "display_name": "Python 3", "language": "python"}
+    (folder / "kernels" / "python3").mkdir(parents=True)
+    (folder / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec))
+    return folder
+
+
+def test_the_shell_chooses_neither_kernel_nor_backend_nor_whether_asserts_run(course, notebook, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("JUPYTER_PATH", str(foreign_kernel(tmp_path / "elsewhere")))
+    monkeypatch.setenv("PYTHONOPTIMIZE", "1")
+    name = "01_long_tailed_data"
+    check = "try:\n    assert False, 'an assert'\nexcept AssertionError:\n    run.finish([])"
+    notebook(tmp_path / "notebooks" / f"{name}.ipynb", PARAMETERS, OPEN.format(name=name), DRAW, check)
+    assert main([str(course({name: {}}))]) == 0
+    executed = json.loads(Path(f"runs/tiny/{name}/{RUN}/notebook.ipynb").read_text())
+    assert len(gates.figures_of(executed)) == 1
+
+
+def test_a_run_without_its_figures_fails(course, notebook, tmp_path, capsys):
+    name = "01_long_tailed_data"
+    lose = "import matplotlib.pyplot as plt\nplt.switch_backend('agg')\nplt.plot([0, 1]);"
+    path = notebook(tmp_path / "notebooks" / f"{name}.ipynb", PARAMETERS, OPEN.format(name=name), lose, WORK.format())
+    content = json.loads(path.read_text())
+    picture = {"output_type": "display_data", "metadata": {}, "data": {"image/png": "cGljdHVyZQ=="}}
+    content["cells"][3]["outputs"] = [picture] * 5  # as the repository has it: five figures
+    path.write_text(json.dumps(content))
+    assert main([str(course({name: {}}))]) == 1
+    assert "01_long_tailed_data: 0 figures, and the notebook makes 3 at least" in capsys.readouterr().out
+    folder = Path(f"runs/tiny/{name}/{RUN}")
+    assert (folder / "failed.ipynb").exists() and not (folder / "notebook.ipynb").exists()
 
 
 def test_threads_that_are_no_number_are_refused_in_a_sentence(course, monkeypatch, capsys):
