@@ -1,4 +1,4 @@
-"""The kernel that executes a notebook: that of this environment, which stores figures and checks asserts, whatever the shell says."""
+"""The kernel that executes a notebook: this environment's own, with figures and asserts, whatever the shell says."""
 
 import os
 from collections.abc import Iterator

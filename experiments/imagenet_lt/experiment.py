@@ -12,14 +12,13 @@ command can be given again. For each method and seed there is a run folder, <run
 """
 
 import argparse
-import math
 import re
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from course.batch.plan import MOST_SEED, check_once
+from course.batch.plan import check_once
 from course.command import resumable
 from data_prep.lists import formats
 from data_prep.lists.image_files import ImageFiles
@@ -45,7 +44,7 @@ LIST = {"list": "ImageNet_LT_train.txt", "root": "imagenet"}
 METHOD = {"head": "linear", "epochs": 90, "batch_size": 128, "lr": 0.2, "weight_decay": 5e-4}
 GENERATOR = {"steps": 20000, "width": 512, "blocks": 4, "batch_size": 1024}
 RETRAINING = {"ratio": 0.2, "group": "few", "epochs": 400}
-SETTINGS = {"name": "imagenet-lt", "train": LIST, "test": LIST, "size": 224, "workers": None, "seeds": [0]}
+SETTINGS = {"name": "imagenet-lt", "train": LIST, "test": LIST, "size": 224, "workers": None, "seeds": []}
 SETTINGS |= {"methods": {"CE": METHOD}, "generator": GENERATOR, "retraining": RETRAINING}
 
 
@@ -69,9 +68,11 @@ def read_settings(path: str | Path) -> dict:
         raise CourseError(f"{name}: the name of a method cannot have a slash, as {strange[0]!r} has.")
     if settings["generator"]["width"] % 2:
         raise CourseError(f"{name}, generator: width must be even, not {settings['generator']['width']}.")
-    if not settings["seeds"] or not all(type(seed) is int and 0 <= seed <= MOST_SEED for seed in settings["seeds"]):
+    if not settings["seeds"] or not all(
+        type(seed) is int and 0 <= seed <= parameters.MOST_SEED for seed in settings["seeds"]
+    ):
         raise CourseError(
-            f"{name}: seeds must be a list of whole numbers from 0 to {MOST_SEED}, not {settings['seeds']}."
+            f"{name}: seeds must be a list of whole numbers from 0 to {parameters.MOST_SEED}, not {settings['seeds']}."
         )
     check_once(settings["seeds"], f"{name}: seeds")
     workers = settings["workers"]
@@ -86,10 +87,6 @@ def _check(values: object, known: dict, where: str) -> None:
         lacks = "nothing" if not isinstance(values, dict) else f"no {missing[0]}"
         raise CourseError(f"{where} says {lacks}: it needs {', '.join(known)}.")
     parameters.check(values, known, where)
-    for key, value in values.items():
-        least = int(type(known[key]) is int)  # sizes and lengths from 1; rates and ratios from 0
-        if type(known[key]) in (int, float) and not least <= value < math.inf:
-            raise CourseError(f"{where}: {key} must be a number from {least}, not {value}.")
 
 
 def read_lists(settings: dict) -> tuple[ImageFiles, ImageFiles]:

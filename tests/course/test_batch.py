@@ -315,6 +315,10 @@ def test_what_follows_two_hyphens_goes_to_snakemake(given, understood, monkeypat
             "03_encoders: unknown parameter WAITT: did you mean WAIT[?]",
         ),
         ({"03_encoders": {"parameters": {"WAIT": "long"}}}, {}, "03_encoders: parameter WAIT must be a number"),
+        *[
+            ({"03_encoders": {"parameters": {"WAIT": value}}}, {}, f"03_encoders: parameter WAIT must be .*{words}")
+            for value, words in ((-1, "from 0, not -1"), (float("nan"), "not nan"), ("1e-3", "YAML wants 1.0e-3"))
+        ],
         ({"03_encoder": {}}, {}, "Unknown notebook '03_encoder'. Did you mean '03_encoders'"),
         ({"03_encoders": {"parameter": {}}}, {}, "Unknown key of 03_encoders in the configuration 'parameter'"),
         ({"03_encoders": {}}, {"dataset": []}, "Unknown key of the configuration 'dataset'"),
@@ -448,6 +452,12 @@ def test_what_two_mappings_share_is_not_given_twice(tmp_path):
     path = tmp_path / "shared.yaml"
     path.write_text("one:\n  first: &first {a: 1}\n  second: &second {<<: *first, a: 2}\nother: {<<: *second, b: 3}")
     assert files.read_yaml(path) == {"one": {"first": {"a": 1}, "second": {"a": 2}}, "other": {"a": 2, "b": 3}}
+
+
+@pytest.mark.parametrize("written, name, value", [(100.0, "if100", 100), (12.5, "if12.5", 12.5)])
+def test_an_imbalance_factor_may_have_a_point(course, written, name, value):
+    (job,) = plan.plan(plan.read_config(course({"03_encoders": {}}, imbalances=[written])))
+    assert job.run == f"{DATA}-{name}-seed0" and repr(job.parameters["IMBALANCE"]) == repr(value)
 
 
 def test_a_data_set_of_its_own_may_be_left_empty_and_a_notebook_that_runs_once_given_any(course):
