@@ -330,7 +330,7 @@ def problems(path: Path) -> list[str]:
     return [f"{Path(path).name}: {found}" for gate in GATES for found in gate(notebook)]
 
 
-@command("check", __doc__.splitlines()[0], ("notebooks", dict(nargs="+", type=Path)))
+@command("check", __doc__, ("notebooks", dict(nargs="+", type=Path)))
 def main(notebooks: list[Path]) -> int:
     """Print what is refused; exit status 1 if anything is, 2 if a file is no notebook."""
     found = [problem for path in notebooks for problem in problems(path)]

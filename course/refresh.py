@@ -50,7 +50,7 @@ def execute(path: Path) -> float:
     return time.monotonic() - begin
 
 
-@command("refresh", __doc__.splitlines()[0], ("notebooks", dict(nargs="+", type=Path)))
+@command("refresh", __doc__, ("notebooks", dict(nargs="+", type=Path)))
 def main(notebooks: list[Path]) -> int:
     """Execute each notebook named; print its time and what the gates still refuse. Exit status 2 after an error."""
     with tempfile.TemporaryDirectory() as runs, patch.dict(os.environ, LT_RUNS=runs):

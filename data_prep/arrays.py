@@ -40,7 +40,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         labels = arrays["y_train"].tolist()
         check_classes(path, labels, max(labels) + 1)
         found["classes"] = np.arange(max(labels) + 1)
-    return {**arrays, "classes": np.atleast_1d(found["classes"]).astype(str)}
+    return {**arrays, "classes": _names(np.atleast_1d(found["classes"]), path)}
 
 
 def split(arrays: dict[str, np.ndarray], fraction: float, seed: int) -> dict[str, np.ndarray]:
@@ -72,6 +72,14 @@ def _channels_last(x: np.ndarray, where: str) -> np.ndarray:
     elif x.ndim == 4 and x.shape[3] not in (1, 3) and x.shape[1] in (1, 3):
         x = x.transpose(0, 2, 3, 1)
     return np.ascontiguousarray(x)
+
+
+def _names(classes: np.ndarray, path: Path) -> np.ndarray:
+    """Class names as text; those that were stored as bytes must be UTF-8."""
+    try:
+        return np.char.decode(classes, "utf-8") if classes.dtype.kind == "S" else classes.astype(str)
+    except UnicodeDecodeError as error:
+        raise CourseError(f"{path}: classes are bytes that are not UTF-8 ({error}): store them as text.") from None
 
 
 def _labels(y: np.ndarray, images: int, where: str) -> np.ndarray:

@@ -113,7 +113,7 @@ def _execute(job: dict, folder: Path) -> str | None:
     try:
         how = dict(kernel_name="python3", cwd=str(notebooks_folder()), progress_bar=False, log_output=True)
         with own_kernel():
-            executed = papermill.execute_notebook(str(notebook), str(part), parameters, **how)
+            executed = papermill.execute_notebook(_as_path(notebook), _as_path(part), parameters, **how)
     except KeyboardInterrupt:
         return "stopped"
     except PapermillExecutionError as error:
@@ -135,6 +135,11 @@ def _execute(job: dict, folder: Path) -> str | None:
     if part.exists():
         part.replace(folder / "failed.ipynb")
     return failure.strip().splitlines()[0]
+
+
+def _as_path(path: Path) -> str:
+    """A path for papermill, which would put a parameter's value in the place of braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def lost_figures(stored: dict, executed: dict) -> str:

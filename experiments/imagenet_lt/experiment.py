@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from course.batch.plan import check_once
-from course.command import resumable
+from course.command import first_line, resumable
 from data_prep.lists import formats
 from data_prep.lists.image_files import ImageFiles
 from experiments.imagenet_lt.encoder import ResNet10, encode_files, train_encoder
@@ -215,7 +215,7 @@ def _run_one(run: Run, settings: dict, stages: tuple[str, ...], files: ImageFile
 @resumable
 def main(arguments: list[str] | None = None) -> int:
     """The command line; exit status 0, 2 with one sentence, or 130 when it was stopped."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.imagenet_lt", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m experiments.imagenet_lt", description=first_line(__doc__))
     parser.add_argument("config", type=Path, help="config/imagenet_lt.yaml, or your own")
     parser.add_argument("stages", nargs="*", help=f"some of {', '.join(STAGES)}; default: all")
     chosen = parser.parse_args(arguments)

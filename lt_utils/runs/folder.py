@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lt_utils.errors import CourseError
-from lt_utils.files import REPOSITORY, is_damaged, lock, read_json, unlock, write_json
+from lt_utils.files import REPOSITORY, folder_in, is_damaged, lock, read_json, unlock, write_json
 from lt_utils.progress import log_to
 from lt_utils.runs.parameters import check, declared, injected, notebook_path, notes
 from lt_utils.runs.provenance import surroundings
@@ -28,13 +28,13 @@ NOT_IDENTITY = ("RUN",)  # where a run lies does not change what it is
 
 def root() -> Path:
     """The folder of all runs: environment variable LT_RUNS, else runs/ in the repository."""
-    return Path(os.environ.get("LT_RUNS") or REPOSITORY / "runs").absolute()
+    return folder_in("LT_RUNS", REPOSITORY / "runs")
 
 
 def folders() -> dict[str, str]:
     """The LT_ folders of the environment as absolute paths, for processes that are started in another working directory."""
-    given = {name: os.environ[name] for name in ("LT_DATA", "LT_NOTEBOOKS") if os.environ.get(name)}
-    return {"LT_RUNS": str(root()), **{name: str(Path(value).absolute()) for name, value in given.items()}}
+    given = [name for name in ("LT_DATA", "LT_NOTEBOOKS") if os.environ.get(name)]
+    return {"LT_RUNS": str(root()), **{name: str(folder_in(name, REPOSITORY)) for name in given}}
 
 
 @dataclass

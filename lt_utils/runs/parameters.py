@@ -9,7 +9,6 @@ papermill only warns about a misspelt parameter and runs on with the default; he
 import ast
 import json
 import math
-import os
 import re
 import tokenize
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from io import StringIO
 from pathlib import Path
 
 from lt_utils.errors import CourseError, choose
-from lt_utils.files import REPOSITORY
+from lt_utils.files import REPOSITORY, folder_in
 
 TAGS = ("parameters", "more-parameters")  # of the cells that declare parameters
 # The largest seed: NumPy takes none from 2^32 and PyTorch none from 2^64, and an image of a training step on ImageNet-LT has
@@ -38,7 +37,7 @@ KINDS = {
 
 def notebooks_folder() -> Path:
     """The folder of the course's notebooks: environment variable LT_NOTEBOOKS, else notebooks/ in the repository."""
-    return Path(os.environ.get("LT_NOTEBOOKS") or REPOSITORY / "notebooks")
+    return folder_in("LT_NOTEBOOKS", REPOSITORY / "notebooks")
 
 
 def notebook_path(notebook: str, folder: Path | None = None) -> Path:

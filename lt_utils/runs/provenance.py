@@ -68,7 +68,9 @@ def _commit() -> dict[str, object]:
 
 def _processor() -> str:
     try:
-        named = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+        named = re.search(
+            r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"), re.M
+        )
         return named[1] if named else platform.machine()
     except OSError:
         return platform.processor() or platform.machine()

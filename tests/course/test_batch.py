@@ -134,6 +134,20 @@ def test_the_shell_chooses_neither_kernel_nor_backend_nor_whether_asserts_run(co
     assert len(gates.figures_of(executed)) == 1
 
 
+def test_folders_with_braces_below_the_home_and_a_terminal_that_is_not_utf8(course, notebook, tmp_path):
+    """What papermill and Snakemake would fill in, a shell that leaves ~ as it is, and signs that ASCII does not have."""
+    config = course({"01_long_tailed_data": {}})
+    (tmp_path / "notebooks").rename(tmp_path / "{SEED} {x}")
+    shell = {"HOME": str(tmp_path), "LT_RUNS": "~/runs {y}", "LT_NOTEBOOKS": "~/{SEED} {x}"}
+    shell |= {"PYTHONIOENCODING": "ascii", "PYTHONOPTIMIZE": "2"}
+    command = [sys.executable, "-m", "course", "run", str(config)]
+    done = subprocess.run(command, env=os.environ | shell, capture_output=True, encoding="ascii")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "about" in done.stdout and "Traceback" not in done.stderr
+    assert (tmp_path / "runs {y}" / "tiny" / "01_long_tailed_data" / RUN / "notebook.ipynb").exists()
+    assert not (tmp_path / "~").exists()
+
+
 def test_a_run_without_its_figures_fails(course, notebook, tmp_path, capsys):
     name = "01_long_tailed_data"
     lose = "import matplotlib.pyplot as plt\nplt.switch_backend('agg')\nplt.plot([0, 1]);"

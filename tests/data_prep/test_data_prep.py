@@ -243,6 +243,13 @@ def test_arrays_without_a_test_set_are_split(tmp_path, out):
     assert (datasets.load("mine").counts, datasets.load("mine").class_names) == ([3, 3, 3], CLASSES)
 
 
+def test_class_names_stored_as_bytes_become_text(tmp_path, out):
+    names = ["Käse", "brie", "feta"]
+    np.savez(tmp_path / "mine.npz", **arrays(), classes=np.array([name.encode() for name in names]))
+    run("mine", "--from", tmp_path / "mine.npz")
+    assert datasets.load("mine").class_names == tuple(names)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -262,6 +269,7 @@ def test_arrays_without_a_test_set_are_split(tmp_path, out):
         ({"y_train": None}, "it needs x_train and y_train"),
         ({"y_test": None}, "both or none of x_test and y_test"),
         ({"classes": np.array(CLASSES, dtype=object)}, "no .npz of plain arrays"),
+        ({"classes": np.array(["Käse".encode("latin-1"), b"b", b"c"])}, "classes are bytes that are not UTF-8"),
         ({"x_test": None, "y_test": None, "y_train": np.arange(12) % 3 * 9}, "has no image of class 1"),
         ({"x_test": None, "y_test": None, "y_train": np.arange(12) % 3 - 1}, "labels -1 .. 1"),
     ],
@@ -596,6 +604,20 @@ def test_the_command_itself_gives_one_sentence_and_status_two(tmp_path):
     )
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("data_prep: 'nothing' is none of the sets") and ended.stderr.count("\n") == 1
+
+
+def test_a_terminal_that_is_not_utf8_and_python_without_docstrings(tmp_path):
+    source = tree(tmp_path / "pets")
+    shell = {"LT_DATA": "~/prepared", "HOME": str(tmp_path), "PYTHONIOENCODING": "ascii", "PYTHONOPTIMIZE": "2"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "data_prep", "pets", f"--from=~/{source.name}"],
+        capture_output=True,
+        encoding="ascii",
+        env=os.environ | shell,
+        cwd=REPOSITORY,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "") and "SHA-256" in ended.stdout
+    assert files_in(tmp_path / "prepared") == ["pets.json", "pets.npz"]
 
 
 def test_a_set_with_a_known_name_but_other_files_is_recorded_as_given(tmp_path, out):
