@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lt_utils.errors import CourseError
+from lt_utils.errors import CourseError, short_interrupts
 from lt_utils.files import REPOSITORY, folder_in, is_damaged, lock, read_json, unlock, write_json
 from lt_utils.progress import log_to
 from lt_utils.runs.parameters import check, declared, injected, notebook_path, notes
@@ -136,6 +136,7 @@ def open_run(notebook: str, names: Mapping[str, object]) -> Run:
     parameters = json.loads(json.dumps({name: names[name] for name in known}))
     folder = folder_of(notebook, names)
     lock_run_folder(folder, notebook, parameters)
+    short_interrupts()
     log_to(folder / "progress.jsonl")
     return Run(folder, notebook, parameters)
 

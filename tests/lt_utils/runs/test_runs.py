@@ -7,6 +7,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -169,6 +170,24 @@ def test_what_came_through_papermill_is_checked_in_a_kernel_and_what_was_typed_i
     )
     with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter EPOCSH: did you mean EPOCHS"):
         papermill.execute_notebook(source, out, {"EPOCSH": 1}, progress_bar=False)
+
+
+def test_ctrl_c_in_a_cell_is_one_sentence(course):
+    """However deep it comes, with what the training says or without a word. The cell still counts as failed."""
+    nbclient = pytest.importorskip("nbclient")
+    setup = "\n".join(f"{name} = {value!r}" for name, value in PARAMETERS.items())
+    setup += "\nfrom lt_utils.runs import open_run\nrun = open_run('03_encoders', globals())"
+    deep = "def deep(n):\n    if not n:\n        raise KeyboardInterrupt({})\n    deep(n - 1)\ndeep(9)"
+    cells = [
+        nbformat.v4.new_code_cell(code) for code in (setup, deep.format("'stopped after step 3'"), deep.format(""))
+    ]
+    shown = nbformat.v4.new_notebook(cells=cells)
+    nbclient.NotebookClient(shown, kernel_name="python3", allow_errors=True).execute()
+    said = [output for cell in shown.cells[1:] for output in cell.outputs]
+    assert [(one.ename, one.traceback) for one in said] == [
+        ("KeyboardInterrupt", ["Interrupted: stopped after step 3."]),
+        ("KeyboardInterrupt", ["Interrupted: the cell was not finished; run it again."]),
+    ]
 
 
 def test_unknown_notebook_and_missing_parameter(course):
