@@ -5,21 +5,34 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lt_utils.data.longtail import group_indices
+from lt_utils.data.longtail import check_counts, check_labels, group_indices
 from lt_utils.errors import CourseError
 from lt_utils.metrics.statistics import to_float64
 
 
+def is_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Which rows of logits (or probabilities) [N, C] are largest at their label [N]: 0 or 1, float64 [N].
+
+    Raises CourseError for logits of another rank or that are not numbers, and for labels that are not one class each: every
+    measure here begins with this.
+    """
+    if logits.ndim != 2:
+        raise CourseError(f"Logits [N, C] are needed, a row for each sample, not {list(logits.shape)}.")
+    if logits.isnan().any():
+        raise CourseError("Some logits or probabilities are not numbers (nan): look at the network or its data.")
+    check_labels(labels, *logits.shape)
+    return to_float64(logits.argmax(dim=1) == labels.to(logits.device))
+
+
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Top-1 accuracy in percent of logits (or probabilities) [N, C] against labels [N]."""
-    return 100 * to_float64(logits.argmax(dim=1) == labels).mean().item()
+    return 100 * is_right(logits, labels).mean().item()
 
 
 def class_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Top-1 accuracy in percent of each class, float64 [C]; nan for a class without test image."""
-    classes = logits.shape[1]
-    right = to_float64(logits.argmax(dim=1) == labels)
-    labels = labels.to(right.device)
+    right = is_right(logits, labels)
+    classes, labels = logits.shape[1], labels.to(right.device)
     total = torch.bincount(labels, minlength=classes)
     return 100 * torch.bincount(labels, weights=right, minlength=classes) / total
 
@@ -31,9 +44,8 @@ def group_accuracy(
 
     A group without class is left out. Raises CourseError if `counts` are not those of these C classes.
     """
-    if len(counts) != logits.shape[1]:
-        raise CourseError(f"{len(counts)} class counts do not fit logits of {logits.shape[1]} classes: give one each.")
-    right = to_float64(logits.argmax(dim=1) == labels)
+    right = is_right(logits, labels)
+    check_counts(counts, logits.shape[1])
     labels = labels.to(right.device)
     groups = group_indices(counts, many, few)
     return {
@@ -47,17 +59,13 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> tuple[
 
     Raises CourseError for probabilities [N, C] outside 0..1, such as logits, and for those that are not numbers.
     """
-    confidence, prediction = to_float64(probabilities).max(dim=1)
-    if confidence.isnan().any():
-        raise CourseError(
-            "Some probabilities are not numbers (nan): look at the network or the data that they come from."
-        )
-    labels = labels.to(prediction.device)
+    hits = is_right(probabilities, labels)
+    confidence = to_float64(probabilities).amax(dim=1)
     if not -1e-3 <= confidence.min() <= confidence.max() <= 1 + 1e-3:
         raise CourseError("Calibration needs probabilities in 0..1: give logits.softmax(dim=1), not the logits.")
     place = (confidence * bins).ceil().long().sub_(1).clamp_(0, bins - 1)
     total = torch.bincount(place, minlength=bins)
-    right = torch.bincount(place, weights=(prediction == labels).double(), minlength=bins)
+    right = torch.bincount(place, weights=hits, minlength=bins)
     trust = torch.bincount(place, weights=confidence, minlength=bins)
     safe = total.clamp(min=1)
     return total / len(labels), trust / safe, right / safe
