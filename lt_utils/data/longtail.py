@@ -34,7 +34,7 @@ def check_labels(labels: torch.Tensor, n: int, num_classes: int, where: str = "l
         )
 
 
-def check_counts(counts: Sequence[int], num_classes: int) -> None:
+def check_counts_fit(counts: Sequence[int], num_classes: int) -> None:
     """CourseError unless there is one count for each class: a single one would be taken for all."""
     if len(counts) != num_classes:
         raise CourseError(f"{len(counts)} class counts do not fit logits of {num_classes} classes: give one each.")

@@ -32,6 +32,10 @@ WRONG = {
 MEASURES = {
     "accuracy": lambda y: metrics.accuracy(LOGITS, y),
     "class_accuracy": lambda y: metrics.class_accuracy(LOGITS, y),
+    "worst_class_accuracy": lambda y: metrics.worst_class_accuracy(LOGITS, y),
+    "top_k_accuracy": lambda y: metrics.top_k_accuracy(LOGITS, y, 2),
+    "macro_f1": lambda y: metrics.macro_f1(LOGITS, y),
+    "prior_following": lambda y: metrics.prior_following(LOGITS, y, COUNTS),
     "group_accuracy": lambda y: metrics.group_accuracy(LOGITS, y, COUNTS),
     "scores": lambda y: metrics.scores(LOGITS, y, COUNTS),
     "reliability": lambda y: metrics.reliability(LOGITS.softmax(1), y),
