@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.measure import rate, report
+from course.command import first_line
 from lt_utils.data.datasets import ImageData, load
 from lt_utils.errors import choose
 from lt_utils.metrics.recognition import accuracy
@@ -138,7 +139,7 @@ def trained_accuracy(side: str, epochs: int, batch: int = 64, **how) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("side", choices=("ours", "peer"))
     parser.add_argument("batch", type=int, nargs="?", default=64)
     parser.add_argument("augment", choices=AUGMENT, nargs="?", default="weak")

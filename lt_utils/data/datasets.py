@@ -4,7 +4,6 @@
 `npz` describes what such a file holds.
 """
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ import torch
 
 from lt_utils.data import longtail, npz
 from lt_utils.errors import CourseError, choose
-from lt_utils.files import REPOSITORY
+from lt_utils.files import REPOSITORY, folder_in
 from lt_utils.hashing import data_key
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
@@ -202,7 +201,7 @@ class ImageData:
 
 def data_folder(folder: str | Path | None = None) -> Path:
     """Return the folder of prepared data sets, absolute: `folder`, else the environment's LT_DATA, else <repository>/data."""
-    return Path(folder or os.environ.get("LT_DATA") or REPOSITORY / "data").absolute()
+    return Path(folder).expanduser().absolute() if folder else folder_in("LT_DATA", REPOSITORY / "data")
 
 
 def names(folder: str | Path | None = None) -> list[str]:

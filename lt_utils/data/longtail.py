@@ -16,6 +16,30 @@ PROFILES = ("exponential", "step")
 GROUPS = ("many", "medium", "few")
 
 
+def check_labels(labels: torch.Tensor, n: int, num_classes: int, where: str = "labels") -> None:
+    """CourseError unless `labels` are n whole numbers in 0 .. num_classes - 1, shape [n].
+
+    Labels [n, 1], or probabilities of classes, would be compared with every row of [n, C], and a result come out.
+    """
+    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if not whole or labels.shape != (n,):
+        raise CourseError(
+            f"{where} must be {n:,} whole numbers, one for each row, not {str(labels.dtype).removeprefix('torch.')} "
+            f"{list(labels.shape)}: flatten them, or take the class of each row."
+        )
+    if n and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise CourseError(
+            f"{where} run from {labels.min()} to {labels.max()}; with {num_classes} classes they must be in "
+            f"0 .. {num_classes - 1}."
+        )
+
+
+def check_counts_fit(counts: Sequence[int], num_classes: int) -> None:
+    """CourseError unless there is one count for each class: a single one would be taken for all."""
+    if len(counts) != num_classes:
+        raise CourseError(f"{len(counts)} class counts do not fit logits of {num_classes} classes: give one each.")
+
+
 def class_counts(
     n_max: int,
     num_classes: int,

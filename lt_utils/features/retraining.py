@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from lt_utils.data.longtail import check_labels
 from lt_utils.diffusion.feature_diffusion import Standardiser
 from lt_utils.errors import CourseError, choose
 from lt_utils.features.encoding import Encoded
@@ -61,6 +62,7 @@ def retrain_head(
 
     data: the real features. added [M, D], added_labels [M]: what a source made, M >= 0.
     """
+    check_labels(added_labels, len(added), data.num_classes, "added_labels")
     features = torch.cat([data.train, added])
     labels = torch.cat([data.train_labels, added_labels])
     head = copy.deepcopy(data.head).requires_grad_(True)
@@ -162,8 +164,11 @@ def fit_head(
     Adam with a cosine rate; every draw depends on `seed`. The head after the last step is the result.
     """
     choose("kind of head", kind, ("linear", "cosine"))
+    if kind == "cosine" and start_tau is not None:
+        raise CourseError("start_tau is where a linear head starts; a cosine head starts at random: leave it out.")
     classes, n, rounds = encoded.num_classes, len(views.labels), len(views.features)
     added_features, added_labels = added if added is not None else (views.features[0, :0], views.labels[:0])
+    check_labels(added_labels, len(added_features), classes, "the labels of added")
     # All that a step can draw, in one row: every view of image 0 .. N-1, view after view, then the added features.
     pool = torch.cat([views.features.flatten(0, 1), added_features])  # [K N + M, D]
     first = torch.cat([views.labels.repeat(rounds), added_labels])

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lt_utils.data.longtail import check_counts_fit
 from lt_utils.errors import CourseError, choose
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -55,6 +56,7 @@ def label_shift(logits: Tensor, counts: Sequence[int], tau: float = 1.0) -> Tens
     With tau = 1 its softmax is q(c|x) proportional to p(c|x) (1/C) / (n_c/N): the label-shift compensation of LDMLR,
     and equation 9 of Menon et al. (2021, arXiv 2007.07314). Logits [..., C] in, adjusted logits [..., C] out.
     """
+    check_counts_fit(counts, logits.shape[-1])
     return logits - tau * log_prior(counts, logits.device)
 
 
@@ -74,6 +76,7 @@ def logit_adjusted_loss(logits: Tensor, labels: Tensor, counts: Sequence[int], t
 
     The prior is inside the loss, so the bare logits [B, C] are already balanced: use them at test time as they are.
     """
+    check_counts_fit(counts, logits.shape[-1])
     return balanced_cross_entropy(counts, logits.device, tau)(logits, labels)
 
 
