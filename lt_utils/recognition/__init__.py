@@ -1,8 +1,6 @@
-"""Training classifiers on a long tail: losses, recipes for encoders, learning without labels, the second of two stages."""
+"""Training classifiers on a long tail: losses, recipes for encoders, the second of two stages."""
 
 from lt_utils.recognition.encoders import METHODS, RECIPES, build_encoder, encoder_loss, encoder_recipe, judge_for
 from lt_utils.recognition.encoders import pretrained_encoder, train_encoder, train_judge
 from lt_utils.recognition.losses import label_shift, log_prior, logit_adjusted_loss, mixup, mixup_loss
-from lt_utils.recognition.self_supervised import MoCo, barlow_twins, info_nce, rotation_accuracy, rotation_batch
-from lt_utils.recognition.self_supervised import train_moco, train_rotation
 from lt_utils.recognition.two_stage import HEAD_RECIPE, class_aware_order, finetune_head

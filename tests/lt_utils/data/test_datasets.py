@@ -287,3 +287,12 @@ def test_rare_classes_are_filled_up_with_their_own_images_or_with_others():
     drawn = data.filled_up(100, lambda missing: missing.view(-1, 1, 1, 1).expand(-1, 1, 28, 28))
     assert drawn.counts == full.counts and torch.equal(drawn.train_images[-1].unique(), torch.tensor([9]).byte())
     assert data.filled_up(10) is data
+
+
+def test_halved_images_are_means_of_four_pixels_and_nothing_else_changes():
+    data = datasets.load().long_tailed(100)
+    small = data.halved()
+    assert (small.size, small.channels, small.name, small.counts) == (14, 1, data.name, data.counts)
+    corner = data.test_images[5, 0, 10:12, 6:8].double().mean().round()
+    assert small.test_images[5, 0, 5, 3] == corner and small.train_images.dtype == torch.uint8
+    assert small.key != data.key  # a checkpoint tells them apart
