@@ -120,7 +120,7 @@ class ImageData:
         return replace(self, name=name, train_images=self.train_images[kept], train_labels=self.train_labels[kept])
 
     def halved(self) -> "ImageData":
-        """Return this data set with all images at half the height and width, the mean of each 2 x 2 pixels: a quarter of the work."""
+        """Return this data set with all images at half the height and width: the mean of each 2 x 2 pixels."""
         names = ("train_images", "test_images")
         return replace(self, **{name: half_size(getattr(self, name)) for name in names})
 
