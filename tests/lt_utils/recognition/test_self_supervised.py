@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from lt_utils.data.datasets import ImageData
 from lt_utils.errors import CourseError
 from lt_utils.models.resnet import ResNet
-from lt_utils.recognition import encoders, self_supervised
+from lt_utils.models.unet import UNet
+from lt_utils.recognition import encoders, self_supervised, two_stage
 from lt_utils.recognition.self_supervised import (
     MoCo,
     barlow_twins,
@@ -28,7 +29,7 @@ from lt_utils.training import checkpoints, loop
 
 @pytest.fixture(autouse=True)
 def on_the_cpu(monkeypatch):
-    for module in (encoders, self_supervised):
+    for module in (encoders, self_supervised, two_stage):
         monkeypatch.setattr(module, "device", lambda: torch.device("cpu"))
 
 
@@ -131,6 +132,30 @@ def test_rotation_does_not_look_at_labels_and_resumes(data, tmp_path, monkeypatc
     assert torch.equal(weights(train_rotation(data, **options)), weights(whole))
     with pytest.raises(CourseError, match="another training.*recipe"):
         train_rotation(replace(data, train_images=data.train_images // 2), **options)
+
+
+# --------------------------------------------------------------------------------------- from the pretext to the classes
+def test_a_pretrained_body_starts_a_supervised_training_from_a_file(data, tmp_path):
+    body = train_rotation(data, epochs=1, width=4, batch_size=32)
+    checkpoints.save_model(tmp_path / "body.safetensors", body)
+    loaded, _ = checkpoints.load_model(tmp_path / "body.safetensors", ResNet)
+    network = encoders.build_encoder(data, "ce", width=4)
+    encoders.start_from(network, loaded)
+    own, given = network.state_dict(), body.state_dict()
+    assert all(torch.equal(own[name], given[name]) != name.startswith("head.") for name in own)
+    with pytest.raises(CourseError, match="^The network given as start has another architecture.*same depth, width"):
+        encoders.train_encoder(data, "ce", epochs=1, width=8, start=loaded)
+    checkpoints.save_model(tmp_path / "denoiser.safetensors", UNet(1, 2, 8, (1,), attention=(), blocks=1))
+    with pytest.raises(CourseError, match="holds a UNet, not a ResNet"):
+        checkpoints.load_model(tmp_path / "denoiser.safetensors", ResNet)
+
+
+def test_a_frozen_stage_needs_a_head_and_a_classifier_two_classes(data):
+    with pytest.raises(CourseError, match="^This network has no head to train in a second stage"):
+        two_stage.finetune_head(small_moco(), data, epochs=1, augment="none", start="fresh")
+    alone = replace(data, train_labels=torch.zeros(90, dtype=torch.long), class_names=("arrow",))
+    with pytest.raises(CourseError, match="^A classifier needs at least two classes, and toy has 1"):
+        encoders.train_encoder(alone, "ce", epochs=1)
 
 
 # ------------------------------------------------------------------------------------------------------------- MoCo v2
