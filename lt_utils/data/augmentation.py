@@ -1,5 +1,6 @@
 """Augmentation of whole batches: no loop over images, the same code on CPU and GPU, uint8 in and uint8 out."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -119,6 +120,49 @@ def strong_view(images: Tensor, pad: int = 4) -> Tensor:
     view = torch.where(half(), random_affine(images), images)
     view = torch.where(half(), random_colour(view), view).round().byte()
     return torch.where(half(), cutout(view, images.shape[2] // 2), view)
+
+
+def random_resized_crop(images: Tensor, smallest: float = 0.2) -> Tensor:
+    """A random part of each image [B, C, H, W], stretched to the whole again; float32 in 0..255.
+
+    The part has `smallest` to all of the image's area and is 3/4 to 4/3 times as wide as high. One bilinear grid_sample.
+    """
+    area = _between(images, smallest, 1.0).flatten()
+    stretch = _between(images, math.log(3 / 4), math.log(4 / 3)).flatten().exp().sqrt()
+    width, height = ((area.sqrt() * side).clamp(max=1) for side in (stretch, 1 / stretch))
+    # The image reaches from -1 to 1, so a part of width w has its centre within 1 - w of the middle.
+    across, down = ((1 - side) * _between(images, -1.0, 1.0).flatten() for side in (width, height))
+    zero = torch.zeros_like(area)
+    rows = torch.stack([width, zero, across, zero, height, down], 1).view(-1, 2, 3)
+    grid = F.affine_grid(rows, list(images.shape), align_corners=False)
+    return F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
+
+
+def contrast_view(images: Tensor) -> Tensor:
+    """The view of MoCo v2 (Chen et al. 2020, arXiv 2003.04297) of each uint8 image [B, C, H, W], uint8.
+
+    A random part of at least a fifth of the area, mirrored or not; brightness, contrast and saturation times 0.6 to 1.4 for four
+    images of five; RGB images are grey in one case of five. Without its blur and its change of hue: small images bear no blur.
+    """
+
+    def some(share: float) -> Tensor:
+        return torch.rand(len(images), 1, 1, 1, device=images.device) < share
+
+    view = random_flip(random_resized_crop(images))
+    view = torch.where(some(0.8), random_colour(view), view)
+    if images.shape[1] == 3:
+        view = torch.where(some(0.2), _luma(view).expand_as(view), view)
+    return view.round().byte()
+
+
+def two_crops(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Two independent `contrast_view`s of each uint8 image [B, C, H, W]: what a contrastive loss calls the same."""
+    return contrast_view(images), contrast_view(images)
+
+
+def half_size(images: Tensor) -> Tensor:
+    """Each uint8 image [N, C, H, W] at half the height and width, uint8: the mean of each 2 x 2 pixels, rounded."""
+    return F.avg_pool2d(images.float(), 2).round().byte()
 
 
 def auto_view(images: Tensor, pad: int = 4) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from lt_utils.data import longtail, npz
+from lt_utils.data.augmentation import half_size
 from lt_utils.errors import CourseError, choose
 from lt_utils.files import REPOSITORY, folder_in
 from lt_utils.hashing import data_key
@@ -116,6 +117,11 @@ class ImageData:
         kept = longtail.subset(self.train_labels, counts, seed, self.class_names).to(self.train_labels.device)
         name = f"{self.name}-{suffix}"
         return replace(self, name=name, train_images=self.train_images[kept], train_labels=self.train_labels[kept])
+
+    def halved(self) -> "ImageData":
+        """Return this data set with all images at half the height and width: the mean of each 2 x 2 pixels."""
+        names = ("train_images", "test_images")
+        return replace(self, **{name: half_size(getattr(self, name)) for name in names})
 
     def filled_up(
         self, to: int, more: Callable[[torch.Tensor], torch.Tensor] | None = None, seed: int = 0

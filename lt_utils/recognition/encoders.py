@@ -158,7 +158,14 @@ def encoder_loss(
 
 
 def build_encoder(data: ImageData, method: str = "ce", depth: int = 8, width: int = 16, seed: int = 0) -> ResNet:
-    """An untrained encoder for `data` on the accelerator (or CPU), its initial weights drawn with `seed`."""
+    """An untrained encoder for `data` on the accelerator (or CPU), its initial weights drawn with `seed`.
+
+    Raises CourseError for an unknown method, and for data of fewer than two classes.
+    """
+    if data.num_classes < 2:
+        raise CourseError(
+            f"A classifier needs at least two classes, and {data.name} has {data.num_classes}: give data of more classes."
+        )
     head = METHODS[choose("method", method, METHODS)].head
     torch.manual_seed(seed)
     mean, std = channel_statistics(data.train_images)

@@ -4,4 +4,5 @@ from lt_utils.training.checkpoints import load_model, save_model
 from lt_utils.training.devices import autocast, cores, device, precision_for
 from lt_utils.training.ema import EMA
 from lt_utils.training.loop import Step, batch_of, step_now, step_seed, train, train_to_end
-from lt_utils.training.lr_schedules import constant, cosine, linear_warmup, multistep, warmup_cosine
+from lt_utils.training.lr_schedules import constant, cosine, late_multistep, linear_warmup, multistep
+from lt_utils.training.lr_schedules import warmup_cosine

@@ -25,6 +25,15 @@ def multistep(k: int, n: int) -> float:
     return 1.0 if k < n / 2 else 0.1 if k < 3 * n / 4 else 0.01
 
 
+def late_multistep(k: int, n: int) -> float:
+    """A linear rise over the first fortieth, 1, then 0.01 from 80 % of the steps, then 0.0001 from 90 %.
+
+    Of 200 epochs these are 5, 160 and 180: how LDAM-DRW (Cao et al. 2019) and those who follow it train.
+    """
+    rise = n // 40
+    return (k + 1) / rise if k < rise else 1.0 if k < 0.8 * n else 0.01 if k < 0.9 * n else 0.0001
+
+
 def linear_warmup(steps: int) -> Callable[[int, int], float]:
     """A learning-rate factor that rises from 0 at the first step to 1 after `steps`, and stays there."""
 

@@ -7,12 +7,16 @@ import torchvision.transforms.v2.functional as ops
 
 from lt_utils.data import augmentation
 from lt_utils.data.augmentation import (
+    contrast_view,
     cutout,
+    half_size,
     random_affine,
     random_colour,
     random_crop_flip,
     random_flip,
+    random_resized_crop,
     strong_view,
+    two_crops,
     unit,
 )
 
@@ -154,3 +158,62 @@ def test_augmentation_repeats_with_its_seed_and_leaves_its_input(change):
         torch.manual_seed(seed)
         results.append(change(x))
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2]) and torch.equal(x, kept)
+
+
+# ------------------------------------------------------------------------------------------------------ two random crops
+def test_random_resized_crop_shows_a_part_of_the_image_that_the_rule_allows():
+    """On two ramps, left to right and top to bottom, a part of width w has the slope w of the whole one."""
+    torch.manual_seed(0)
+    count, side = 400, 32
+    ramp = torch.arange(side).float().expand(side, side)
+    out = random_resized_crop(torch.stack([ramp, ramp.T]).expand(count, 2, side, side).byte())
+    assert out.dtype == torch.float32 and out.shape == (count, 2, side, side)
+    width, height = out[:, 0, 8, 16] - out[:, 0, 8, 15], out[:, 1, 16, 8] - out[:, 1, 15, 8]
+    area, shape = width * height, width / height
+    assert 0.19 < area.min() and area.max() <= 1.001
+    assert 3 / 4 - 0.01 < shape.min() < 0.8 and 1.25 < shape.max() < 4 / 3 + 0.01
+    # inside the image: the outermost pixel centres of the part lie between -0.5 and side - 0.5
+    for axis, wide in ((0, width), (1, height)):
+        middle = out[:, axis, 15:17, 15:17].mean((1, 2))
+        assert (middle - wide * side / 2).min() > -0.51 and (middle + wide * side / 2).max() < side - 0.49
+    # all areas are equally likely, but for the few parts that would be wider than the image
+    assert abs(area.mean() - 0.6) < 0.05 and abs(out[:, 0, 15:17, 15:17].mean() - (side - 1) / 2) < 0.5
+
+
+def test_random_resized_crop_is_a_bilinear_enlargement(monkeypatch):
+    """The left upper quarter, as torchvision enlarges it; the outermost pixels may see across the border of the part."""
+    values = iter([0.25, 0.0, -1.0, -1.0])
+    monkeypatch.setattr(augmentation, "_between", lambda x, low, high: torch.full((len(x), 1, 1, 1), next(values)))
+    x = images(4)
+    wanted = ops.resize(x[:, :, :4, :4].float(), [8, 8], antialias=False)
+    torch.testing.assert_close(random_resized_crop(x)[..., 1:-1, 1:-1], wanted[..., 1:-1, 1:-1], rtol=0, atol=1e-2)
+
+
+def test_contrast_view_is_grey_in_a_fifth_and_mirrored_in_half_of_the_cases(monkeypatch):
+    torch.manual_seed(1)
+    monkeypatch.setattr(augmentation, "random_resized_crop", lambda x: x.float())
+    x = images(1).expand(3000, 3, 8, 8)
+    kept = x.clone()
+    out = contrast_view(x)
+    assert out.dtype == torch.uint8 and torch.equal(x, kept)
+    grey = (out[:, :1] == out).flatten(1).all(1)
+    assert abs(grey.double().mean() - 0.2) < 0.03
+    same, mirrored = ((out == one).flatten(1).all(1).double().mean().item() for one in (x, x.flip(3)))
+    assert same + mirrored == pytest.approx(0.2 * 0.8, abs=0.03) and same == pytest.approx(mirrored, abs=0.03)
+    assert contrast_view(images(5, 1)).shape == (5, 1, 8, 8)  # grey images have no colour to lose
+
+
+def test_two_crops_are_two_different_views_of_the_same_images():
+    torch.manual_seed(2)
+    x = images(8)
+    first, second = two_crops(x)
+    assert first.dtype == second.dtype == torch.uint8 and first.shape == second.shape == x.shape
+    assert not any(torch.equal(one, two) for one, two in zip(first, second, strict=True))
+    torch.manual_seed(2)
+    assert all(torch.equal(one, two) for one, two in zip(two_crops(x), (first, second), strict=True))
+
+
+def test_half_size_is_the_mean_of_four_pixels():
+    x = images(3, 1)
+    wanted = x.view(3, 1, 4, 2, 4, 2).double().mean((3, 5)).round()
+    assert torch.equal(half_size(x), wanted.byte())

@@ -345,3 +345,12 @@ def test_mixtures_that_cannot_be_are_refused(options, sentence):
     data = long_tailed_toy()
     with pytest.raises(CourseError, match=sentence):
         data.mixed_into(**(dict(head=0, partners=data.train_images[-5:], share=0.5, weight=0.5) | options))
+
+
+def test_halved_images_are_means_of_four_pixels_and_nothing_else_changes():
+    data = datasets.load().long_tailed(100)
+    small = data.halved()
+    assert (small.size, small.channels, small.name, small.counts) == (14, 1, data.name, data.counts)
+    corner = data.test_images[5, 0, 10:12, 6:8].double().mean().round()
+    assert small.test_images[5, 0, 5, 3] == corner and small.train_images.dtype == torch.uint8
+    assert small.key != data.key  # a checkpoint tells them apart

@@ -596,6 +596,9 @@ def test_learning_rate_schedules():
     assert warm[55] == pytest.approx(0.5) and 0 < warm[99] < 0.001 and max(warm) == 1
     assert lr_schedules.warmup_cosine(0, 1) == lr_schedules.warmup_cosine(0, 5) == 1
     assert [lr_schedules.multistep(k, 200) for k in (0, 99, 100, 149, 150, 199)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
+    marks = [lr_schedules.late_multistep(k, 200) for k in (0, 4, 5, 159, 160, 179, 180, 199)]
+    assert marks == [0.2, 1, 1, 1, 0.01, 0.01, 0.0001, 0.0001]  # both marks count
+    assert lr_schedules.late_multistep(0, 10) == 1  # too short for a rise
 
 
 def test_average_warms_up_by_its_formula():
