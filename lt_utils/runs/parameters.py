@@ -118,7 +118,7 @@ def check(
     """Refuse values that a notebook does not declare, and values that cannot be meant.
 
     A value is of the type of its default (an int may be a float), lists have such entries. Numbers are finite and not below
-    0; whole numbers whose default is above 0 are so, too. A comment says what else there is: `0: none`, `below 0: ...`, or the
+    0; whole numbers whose default is above 0 are so, too. A comment says what else there is: `0: none`, `below 0: ...`, `empty: none`, or the
     choices, in quotes, if the default is among them.
 
     Args: known: the defaults; comments: those of the parameters, as `notes` reads them.
@@ -160,7 +160,7 @@ def _wrong_entry(values: Sequence, defaults: Sequence, note: str) -> str:
     kinds = {type(one) for one in defaults}
     if not kinds or not (kinds <= {int, float} or kinds == {str}):
         return ""
-    if not values:
+    if not values and "empty" not in note:
         return f" must have at least one entry, such as {defaults[0]!r}"
     like = float(min(defaults)) if float in kinds else min(defaults)
     if kinds == {str} and not set(defaults) <= set(_choices(note)):

@@ -17,6 +17,7 @@ KNOWN = {
     "SIZE": "",
     "METHODS": ["CE", "WCDAS"],
     "BASES": ["clean"],
+    "MORE": ["RS"],
     "ARMS": [],
     "DATASET": "small",
     "IMBALANCE": 100,
@@ -28,6 +29,7 @@ COMMENTS = {
     "SIZE": '# empty: a small one; "full" or "mid"',
     "METHODS": '# "CE" always; also "Strong"',
     "BASES": '# "clean", "weak", "strong"',
+    "MORE": "# rules beside those; empty: none",
     "DATASET": '# bundled; or such as "cifar10" or "cifar100"',
 }
 
@@ -76,6 +78,7 @@ def test_values_that_cannot_be_meant_are_refused(name, value, sentence):
         ("SIZE", ""),
         ("SIZE", "mid"),
         ("METHODS", ["CE", "another"]),
+        ("MORE", []),
         ("ARMS", [["balanced", 300, 64]]),
         ("DATASET", "my-birds"),
         ("IMBALANCE", 12.5),
