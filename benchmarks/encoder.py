@@ -26,7 +26,7 @@ from lt_utils.errors import choose
 from lt_utils.metrics.recognition import accuracy
 from lt_utils.models.resnet import CIFAR_MEAN, CIFAR_STD, ResNet, encode
 from lt_utils.recognition.encoders import encoder_loss
-from lt_utils.recognition.losses import mixup, mixup_loss
+from lt_utils.recognition.mixing import mixup, mixup_loss
 from lt_utils.training.devices import device
 from lt_utils.training.loop import train
 from lt_utils.training.lr_schedules import cosine

@@ -17,7 +17,8 @@ from lt_utils.data.datasets import ImageData
 from lt_utils.errors import CourseError, choose
 from lt_utils.models.pretrained import load_pretrained, pretrained_card, pretrained_names
 from lt_utils.models.resnet import ResNet, channel_statistics
-from lt_utils.recognition.losses import log_prior, mixup, mixup_loss
+from lt_utils.recognition.losses import log_prior
+from lt_utils.recognition.mixing import mixup, mixup_loss
 from lt_utils.training.devices import device
 from lt_utils.training.loop import train_to_end
 from lt_utils.training.lr_schedules import cosine, multistep
