@@ -71,7 +71,7 @@ def drop_path(change: Tensor, rate: float) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Each patch asks all others (query . key) and takes a weighted mean of what they offer (value); `heads` times side by side."""
+    """Each patch asks all others (query . key) and takes a weighted mean of what they offer (value), `heads` times at once."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

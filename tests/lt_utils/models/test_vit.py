@@ -83,7 +83,7 @@ def test_outputs_and_gradients_are_timms(token):
     F.cross_entropy(ours(images), labels).backward()
     F.cross_entropy(peer(images), labels).backward()
     theirs = {name: weight.grad for name, weight in peer.named_parameters()}
-    for name, weight in ours.named_parameters():
+    for weight in ours.parameters():
         weight.data = weight.grad  # so that timm_names renames and reshapes the gradients
     for name, gradient in timm_names(ours).items():
         there = theirs[name].clone()
@@ -129,8 +129,12 @@ def test_vit_b16_has_the_usual_number_of_parameters():
 def test_the_position_code_tells_columns_first():
     code = position_code(8, 3)
     one, small = 1.0, 0.01
-    assert torch.allclose(code[1], torch.tensor([math.sin(one), math.sin(small), math.cos(one), math.cos(small), 0, 0, 1, 1]))
-    assert torch.allclose(code[3], torch.tensor([0, 0, 1, 1, math.sin(one), math.sin(small), math.cos(one), math.cos(small)]))
+    assert torch.allclose(
+        code[1], torch.tensor([math.sin(one), math.sin(small), math.cos(one), math.cos(small), 0, 0, 1, 1])
+    )
+    assert torch.allclose(
+        code[3], torch.tensor([0, 0, 1, 1, math.sin(one), math.sin(small), math.cos(one), math.cos(small)])
+    )
 
 
 def test_patches_are_those_of_a_convolution_and_go_back():
@@ -209,7 +213,9 @@ def test_random_orders_keep_each_place_equally_often():
     assert (often - 0.25).abs().max() < 0.02
 
 
-@pytest.mark.parametrize("number, ratio, kept", [(196, 0.75, 49), (64, 0.75, 16), (16, 0.75, 4), (10, 0.9, 1), (7, 0.5, 3)])
+@pytest.mark.parametrize(
+    "number, ratio, kept", [(196, 0.75, 49), (64, 0.75, 16), (16, 0.75, 4), (10, 0.9, 1), (7, 0.5, 3)]
+)
 def test_numbers_of_kept_patches(number, ratio, kept):
     assert kept_patches(number, ratio) == kept
 
