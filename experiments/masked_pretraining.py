@@ -20,6 +20,7 @@ from lt_utils.data.datasets import load
 from lt_utils.data.longtail import group_indices
 from lt_utils.files import REPOSITORY, read_yaml, write_json
 from lt_utils.metrics.recognition import scores
+from lt_utils.metrics.statistics import paired_difference
 from lt_utils.models.mae import MaskedAutoencoder, random_order
 from lt_utils.models.resnet import encode
 from lt_utils.recognition.encoders import train_encoder
@@ -40,6 +41,9 @@ class Experiment:
         self.data = whole.long_tailed(settings["imbalance"])
         balanced = whole.long_tailed(counts=[settings["balanced"]] * whole.num_classes)
         self.sets = {"LT": self.data, "balanced": balanced}
+        self.right: dict[
+            tuple, list[torch.Tensor]
+        ] = {}  # (start, loss, steps, read-out): for each seed what it gets right
 
     def file(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
@@ -55,6 +59,9 @@ class Experiment:
         told = {"training loss": round(tensors["losses"][-100:].mean().item(), 3), "seconds": round(facts["seconds"])}
         logits, labels, counts = logits.cpu(), self.data.test_labels, self.data.counts
         outs = {"argmax": logits, "exact": balanced_scores(loss, logits, counts)}
+        for out, z in outs.items():
+            key = (method["method"], method["start"], method["steps"], out)
+            self.right.setdefault(key, []).append(z.argmax(1) == labels)
         return [method | {"read-out": out} | scores(z, labels, counts) | told for out, z in outs.items()]
 
     def classifier(self, start: str, loss: str, seed: int, steps: int) -> list[dict]:
@@ -86,6 +93,27 @@ class Experiment:
             row[group] = round(model.loss(*given).item(), 4)
         return row
 
+    def differences(self) -> list[dict]:
+        """Paired differences in points, for all classes and by group, with both errors: over seeds, and over test images."""
+        steps, loss = self.settings["finetuning"]["steps"], self.settings["equal"]["loss"]
+        best, longer = (f"ViT, {loss}", "LT", steps, "exact"), self.settings["equal"]["steps"]
+        pairs = {f"{loss}, LT: exact - argmax": (best, (*best[:3], "argmax"))}
+        for name in self.settings["losses"]:
+            scratch, tail, even = ((f"ViT, {name}", start, steps, "exact") for start in (SCRATCH, *self.sets))
+            pairs |= {f"{name}: LT - scratch": (tail, scratch), f"{name}: balanced - LT": (even, tail)}
+        pairs[f"{loss}: LT - scratch for as long"] = (best, (best[0], SCRATCH, longer, "exact"))
+        resnet = ("ResNet-8, ce", SCRATCH, self.settings["resnet"]["epochs"], "exact")
+        pairs[f"{loss}: LT - ResNet-8 for as long"] = (best, resnet)
+        groups = {"all": range(self.data.num_classes)} | group_indices(self.data.counts)
+        rows = []
+        for name, (one, other) in pairs.items():
+            for group, classes in groups.items():
+                part = torch.isin(self.data.test_labels, torch.tensor(list(classes)))
+                found = paired_difference(*(torch.stack(self.right[key])[:, part] for key in (one, other)))
+                told = zip(("difference", "error over seeds", "error over images"), found, strict=True)
+                rows.append({"pair": name, "classes": group} | {key: round(value, 2) for key, value in told})
+        return rows
+
     def result(self) -> dict:
         """All of it, seed by seed; what is finished is read from its checkpoint."""
         ask, rows, pretraining = self.settings, [], []
@@ -105,15 +133,8 @@ class Experiment:
         done = {"seconds": round(seconds), "finished": datetime.now(UTC).isoformat(timespec="seconds")}
         title = "Masked pretraining and four losses, Fashion-MNIST-LT (IF 100), three seeds"
         note = "Seconds are those of the clock beside other work, summed over all trainings."
-        return {
-            "title": title,
-            "parameters": ask,
-            **surroundings(),
-            **done,
-            "rows": rows,
-            "masked loss": pretraining,
-            "note": note,
-        }
+        content = {"rows": rows, "paired": self.differences(), "masked loss": pretraining, "note": note}
+        return {"title": title, "parameters": ask, **surroundings(), **done, **content}
 
 
 @resumable
