@@ -4,7 +4,7 @@ from lt_utils.recognition.encoders import METHODS, RECIPES, build_encoder, encod
 from lt_utils.recognition.encoders import pretrained_encoder, train_encoder, train_judge
 from lt_utils.recognition.losses import LOSSES, build_loss, class_weights, label_shift, log_odds, log_prior
 from lt_utils.recognition.losses import logit_adjusted_loss, sigmoid_label_shift
-from lt_utils.recognition.masked import balanced_scores, build_mae, build_vit, finetune, parameter_groups
-from lt_utils.recognition.masked import pretrain_masked, transfer
+from lt_utils.recognition.masked import adamw, balanced_scores, build_mae, build_vit, finetune, masked_loss
+from lt_utils.recognition.masked import parameter_groups, pretrain_masked, transfer
 from lt_utils.recognition.mixing import cutmix, mixup, mixup_loss, soft_targets
 from lt_utils.recognition.two_stage import HEAD_RECIPE, class_aware_order, finetune_head
