@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lt_utils.data.longtail import group_indices
+from lt_utils.data.longtail import GROUPS, group_indices
 from lt_utils.errors import CourseError
 from lt_utils.metrics.statistics import to_float64
 
@@ -22,6 +22,28 @@ def class_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     labels = labels.to(right.device)
     total = torch.bincount(labels, minlength=classes)
     return 100 * torch.bincount(labels, weights=right, minlength=classes) / total
+
+
+def worst_class_accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Top-1 accuracy in percent of the class that is recognised worst, of those with test images."""
+    found = class_accuracy(logits, labels)
+    return found[~found.isnan()].min().item()
+
+
+def top_k_accuracy(logits: Tensor, labels: Tensor, k: int = 5) -> float:
+    """Percent of images whose label is among the k largest of their logits [N, C]. CourseError for k outside 1..C."""
+    if not 1 <= k <= logits.shape[1]:
+        raise CourseError(f"There are {logits.shape[1]} classes: k must be between 1 and that, not {k}.")
+    among = logits.topk(k, dim=1).indices == labels.to(logits.device)[:, None]
+    return 100 * to_float64(among.any(1)).mean().item()
+
+
+def macro_f1(logits: Tensor, labels: Tensor) -> float:
+    """Mean over the classes of F1 = 2 right / (images + predictions), in percent; without classes that have neither."""
+    predicted, labels, classes = logits.argmax(1).cpu(), labels.cpu(), logits.shape[1]
+    right = torch.bincount(labels[predicted == labels], minlength=classes).double()
+    either = torch.bincount(labels, minlength=classes) + torch.bincount(predicted, minlength=classes)
+    return 100 * (2 * right / either)[either > 0].mean().item()
 
 
 def group_accuracy(
@@ -69,6 +91,32 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> 
     return 100 * (share * (right - trust).abs()).sum().item()
 
 
+def largest_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Maximum calibration error in percent: the largest |accuracy - confidence| of a bin that has samples."""
+    _, trust, right = reliability(probabilities, labels, bins)  # both 0 in an empty bin
+    return 100 * (right - trust).abs().max().item()
+
+
+def prior_following(logits: Tensor, labels: Tensor, counts: Sequence[int]) -> float:
+    """How far the predictions follow the training prior: KL(test, predicted) / KL(test, prior), of class frequencies.
+
+    Called PDC by Xu et al. (2023, arXiv 2302.14284). 0: classes are predicted as often as they occur in the test set; 1: as in
+    the training set of `counts` [C]; nan if these two are the same.
+    """
+    classes = logits.shape[1]
+
+    def frequency(values: Tensor) -> Tensor:
+        return torch.bincount(values.cpu(), minlength=classes).double() / len(values)
+
+    def divergence(p: Tensor, q: Tensor) -> float:
+        return (p * ((p + 1e-6) / (q + 1e-6)).log()).sum().item()
+
+    test, prior = frequency(labels), torch.tensor(list(counts), dtype=torch.float64) / sum(counts)
+    if divergence(test, prior) < 1e-9:
+        return float("nan")
+    return divergence(test, frequency(logits.argmax(1))) / divergence(test, prior)
+
+
 def scores(logits: Tensor, labels: Tensor, counts: Sequence[int], many: int = 100, few: int = 20) -> dict[str, float]:
     """One row of the scoreboard: accuracy, many, medium, few, ece, in percent, rounded to 2 decimals."""
     values = {
@@ -77,3 +125,23 @@ def scores(logits: Tensor, labels: Tensor, counts: Sequence[int], many: int = 10
         "ece": calibration_error(logits.softmax(dim=1), labels),
     }
     return {name: round(value, 2) for name, value in values.items()}
+
+
+def full_scores(
+    logits: Tensor, labels: Tensor, counts: Sequence[int], many: int = 100, few: int = 20
+) -> dict[str, float]:
+    """All measures of a classifier in one row: those of `scores`, "worst" class, macro "f1", "top5", "mce", "pdc".
+
+    In percent but for "pdc", a ratio; rounded to 2 decimals. A group without class is nan, which a table shows as n/a. "top5" is
+    100 for fewer than six classes.
+    """
+    values = {
+        "worst": worst_class_accuracy(logits, labels),
+        "f1": macro_f1(logits, labels),
+        "top5": top_k_accuracy(logits, labels, min(5, logits.shape[1])),
+        "mce": largest_calibration_error(logits.softmax(dim=1), labels),
+        "pdc": prior_following(logits, labels, counts),
+    }
+    found = scores(logits, labels, counts, many, few)
+    order = ("accuracy", *GROUPS, "ece")
+    return {name: found.get(name, float("nan")) for name in order} | {k: round(v, 2) for k, v in values.items()}

@@ -45,7 +45,7 @@ class ResNet(nn.Module):
         channels: channels of the images, 1 or 3.
         depth: 8, 14, 20, 26, 32, ...
         width: channels of the first stage; the stages have width, 2 width and 4 width, and a feature has 4 width numbers.
-        head: "linear", "cosine" or "wcdas".
+        head: "linear", "cosine", "cosine-30" or "wcdas".
         mean, std: per channel, for images in 0..1; the network normalises its own input, so no caller can forget it.
 
     Raises CourseError for a depth that is not 6n + 2 or an unknown head.

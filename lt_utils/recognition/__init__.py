@@ -7,4 +7,5 @@ from lt_utils.recognition.losses import logit_adjusted_loss, sigmoid_label_shift
 from lt_utils.recognition.masked import adamw, balanced_scores, build_mae, build_vit, finetune, masked_loss
 from lt_utils.recognition.masked import parameter_groups, pretrain_masked, transfer
 from lt_utils.recognition.mixing import cutmix, mixup, mixup_loss, soft_targets
-from lt_utils.recognition.two_stage import HEAD_RECIPE, class_aware_order, finetune_head
+from lt_utils.recognition.sampling import class_aware_order, deferred, in_order, resampled_order
+from lt_utils.recognition.two_stage import HEAD_RECIPE, finetune_head, frozen_body, nearest_mean, tau_normalise

@@ -78,17 +78,20 @@ def logit_adjusted_loss(logits: Tensor, labels: Tensor, counts: Sequence[int], t
 
 # --------------------------------------------------------------------------------------------------------------- class weights
 def class_weights(counts: Sequence[int], beta: float = 0.9999, device: torch.device | str = "cpu") -> Tensor:
-    """Weights [C] that sum to C, proportional to 1 / effective number = (1 - beta) / (1 - beta^n_c), float32.
+    """Weights [C] that sum to C, proportional to 1 / `effective_number`, float32 (Cui et al. 2019, arXiv 1901.05555).
 
-    Cui et al. 2019 (arXiv 1901.05555). beta = 0 weighs all classes alike, beta = 1 by 1 / n_c. CourseError for a class without
-    training image and for a beta outside 0..1.
+    beta = 0 weighs all classes alike, beta = 1 by 1 / n_c. CourseError for a class without training image.
     """
     check_counts(counts, "class weight")
+    weights = 1 / effective_number(torch.as_tensor(list(counts)), beta)
+    return (weights * len(weights) / weights.sum()).to(device, torch.float32)
+
+
+def effective_number(n: Tensor, beta: float) -> Tensor:
+    """(1 - beta^n) / (1 - beta) of class sizes n [C], float64: 1 for beta = 0, n for beta = 1. CourseError for another beta."""
     if not 0 <= beta <= 1:
         raise CourseError(f"beta, of the effective number, must be in 0..1, not {beta}.")
-    n = torch.as_tensor(list(counts), dtype=torch.float64)
-    weights = 1 / n if beta == 1 else (1 - beta) / (1 - beta**n)
-    return (weights * len(n) / weights.sum()).to(device, torch.float32)
+    return n.double() if beta == 1 else (1 - beta ** n.double()) / (1 - beta)
 
 
 # ------------------------------------------------------------------------------------------------------------ softmax losses
@@ -171,7 +174,7 @@ def ldam(
     scale: float = 30.0,
     beta: float = 0.0,
 ) -> Loss:
-    """Cross-entropy of scale (z - m_y at the label y), m_c ~ n_c^(-1/4), the largest `margin` (LDAM: Cao et al. 2019, 1906.07413).
+    """Cross-entropy of scale (z - m_y at the label y), m_c ~ n_c^(-1/4), the largest `margin` (Cao et al. 2019, 1906.07413).
 
     z are the cosines of a cosine head. For one that has multiplied them by s already, say scale = 1 and s times the margin.
     beta: of the class weights that the labels get; 0: none.
