@@ -4,7 +4,7 @@ Reads config/livt_reference.yaml: masked pretraining on a long-tailed set and on
 fine-tuning with four losses, from scratch and from both; the same from scratch for as long as both stages take, and a ResNet-8
 for as long. All are trained on the long-tailed set and tested on the balanced test set; nothing is chosen there. A run that was
 stopped goes on from its checkpoints in --folder. --keep stores the result for notebook 11, as
-notebooks/reference/11_vision_transformers.json.
+notebooks/reference/11_vision_transformers_bundled.json.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from lt_utils.recognition.masked import balanced_scores, build_vit, finetune, pr
 from lt_utils.runs.provenance import surroundings
 from lt_utils.training import checkpoints
 
-NAME = "11_vision_transformers"
+NAME = "11_vision_transformers_bundled"
 SCRATCH = "scratch"
 
 
