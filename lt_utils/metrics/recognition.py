@@ -101,7 +101,7 @@ def prior_following(logits: Tensor, labels: Tensor, counts: Sequence[int]) -> fl
     """How far the predictions follow the training prior: KL(test, predicted) / KL(test, prior), of class frequencies.
 
     Called PDC by Xu et al. (2023, arXiv 2302.14284). 0: classes are predicted as often as they occur in the test set; 1: as in
-    the training set of `counts` [C]; nan if these two are the same.
+    the training set of `counts` [C]; far above 1 if a class is never predicted; nan if test and training set are alike.
     """
     classes = logits.shape[1]
 

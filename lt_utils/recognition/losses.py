@@ -16,10 +16,11 @@ from torch import Tensor
 from lt_utils.errors import CourseError, choose
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Device = torch.device | str
 
 
 # ------------------------------------------------------------------------------------------- the prior, in and after training
-def log_prior(counts: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+def log_prior(counts: Sequence[int], device: Device = "cpu") -> Tensor:
     """log(n_c / N) of each class, float32 [C]: the log of the class prior of the training set.
 
     Raises CourseError for a class without training image, whose log prior would be minus infinity.
@@ -29,7 +30,7 @@ def log_prior(counts: Sequence[int], device: torch.device | str = "cpu") -> Tens
     return torch.log(counts / counts.sum())
 
 
-def log_odds(counts: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+def log_odds(counts: Sequence[int], device: Device = "cpu") -> Tensor:
     """log pi_c - log(1 - pi_c) of each class, float32 [C]: what the log prior is for a sigmoid.
 
     Raises CourseError for a class without training image, and for a single class.
@@ -77,7 +78,7 @@ def logit_adjusted_loss(logits: Tensor, labels: Tensor, counts: Sequence[int], t
 
 
 # --------------------------------------------------------------------------------------------------------------- class weights
-def class_weights(counts: Sequence[int], beta: float = 0.9999, device: torch.device | str = "cpu") -> Tensor:
+def class_weights(counts: Sequence[int], beta: float = 0.9999, device: Device = "cpu") -> Tensor:
     """Weights [C] that sum to C, proportional to 1 / `effective_number`, float32 (Cui et al. 2019, arXiv 1901.05555).
 
     beta = 0 weighs all classes alike, beta = 1 by 1 / n_c. CourseError for a class without training image.
@@ -95,12 +96,17 @@ def effective_number(n: Tensor, beta: float) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------------------------ softmax losses
+def _precise(logits: Tensor) -> Tensor:
+    """The logits in float32 where the network computed in bfloat16."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def as_shares(logits: Tensor, target: Tensor, whole: bool = True) -> Tensor:
-    """The target as shares [B, C] in a float type no coarser than float32: one-hot vectors of labels, or soft targets.
+    """The target as shares [B, C], in the float type of `_precise`: one-hot vectors of labels, or soft targets themselves.
 
     Raises CourseError for another shape, and with `whole` for shares that do not sum to one.
     """
-    dtype = torch.promote_types(logits.dtype, torch.float32)
+    dtype = _precise(logits[:0]).dtype
     if target.shape == logits.shape[:1] and not target.is_floating_point():
         return F.one_hot(target, logits.shape[1]).to(dtype)
     if target.shape != logits.shape or not target.is_floating_point():
@@ -111,11 +117,6 @@ def as_shares(logits: Tensor, target: Tensor, whole: bool = True) -> Tensor:
     if whole and ((target.sum(1) - 1).abs() > 1e-3).any():
         raise CourseError("Soft targets must sum to 1 for each image: divide them by their sum.")
     return target.to(dtype)
-
-
-def _log_softmax(logits: Tensor) -> Tensor:
-    """log p [B, C], in float32 where the network computed in bfloat16."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
 
 
 def _mean(cost: Tensor, target: Tensor, weights: Tensor | float = 1.0) -> Tensor:
@@ -136,21 +137,19 @@ def smoothed_cross_entropy(smoothing: float | Tensor = 0.1) -> Loss:
     """-(1 - s) log p_y - s mean_c log p_c: the label gives the share s to all classes, itself included (Szegedy et al. 2016)."""
 
     def loss(z: Tensor, target: Tensor) -> Tensor:
-        nll = -_log_softmax(z)
+        nll = -_precise(z).log_softmax(1)
         return _mean((1 - smoothing) * nll + smoothing * nll.mean(1, keepdim=True), target)
 
     return loss
 
 
-def class_balanced_cross_entropy(
-    counts: Sequence[int], device: torch.device | str = "cpu", beta: float = 0.9999
-) -> Loss:
+def class_balanced_cross_entropy(counts: Sequence[int], device: Device = "cpu", beta: float = 0.9999) -> Loss:
     """-w_y log p_y / (mean w of the batch), w = `class_weights` (Cui et al. 2019)."""
     weights = class_weights(counts, beta, device)
-    return lambda z, target: _mean(-_log_softmax(z), target, weights)
+    return lambda z, target: _mean(-_precise(z).log_softmax(1), target, weights)
 
 
-def balanced_cross_entropy(counts: Sequence[int], device: torch.device | str = "cpu", tau: float = 1.0) -> Loss:
+def balanced_cross_entropy(counts: Sequence[int], device: Device = "cpu", tau: float = 1.0) -> Loss:
     """Cross-entropy of z + tau log pi: logit adjustment, with tau = 1 balanced softmax (Ren et al. 2020)."""
     plain, shift = cross_entropy(), tau * log_prior(counts, device)
     return lambda z, target: plain(z + shift, target)
@@ -160,7 +159,7 @@ def focal(gamma: float = 1.0) -> Loss:
     """-(1 - p_y)^gamma log p_y (Lin et al. 2017): what the network already knows counts less."""
 
     def loss(z: Tensor, target: Tensor) -> Tensor:
-        log_p = _log_softmax(z)
+        log_p = _precise(z).log_softmax(1)
         missing = (-log_p.expm1()).clamp_min(1e-12)  # 1 - p; its root has no finite slope at 0
         return _mean(-(missing**gamma) * log_p, target)
 
@@ -168,11 +167,7 @@ def focal(gamma: float = 1.0) -> Loss:
 
 
 def ldam(
-    counts: Sequence[int],
-    device: torch.device | str = "cpu",
-    margin: float = 0.5,
-    scale: float = 30.0,
-    beta: float = 0.0,
+    counts: Sequence[int], device: Device = "cpu", margin: float = 0.5, scale: float = 30.0, beta: float = 0.0
 ) -> Loss:
     """Cross-entropy of scale (z - m_y at the label y), m_c ~ n_c^(-1/4), the largest `margin` (Cao et al. 2019, 1906.07413).
 
@@ -185,7 +180,7 @@ def ldam(
     weights = class_weights(counts, beta, device)
 
     def loss(z: Tensor, target: Tensor) -> Tensor:
-        z = scale * z.to(torch.promote_types(z.dtype, torch.float32))
+        z = scale * _precise(z)
         own = z - scale * margins
         # log sum_{j != c} e^z_j: for the largest logit by leaving it out, for the others as log(sum of all - their own).
         top, total = z.argmax(1, keepdim=True), z.logsumexp(1, keepdim=True)
@@ -221,29 +216,26 @@ def smoothing_by_class(counts: Sequence[int], head: float = 0.3, tail: float = 0
 
 
 def label_aware_smoothing(
-    counts: Sequence[int],
-    device: torch.device | str = "cpu",
-    head: float = 0.3,
-    tail: float = 0.0,
-    shape: str = "concave",
+    counts: Sequence[int], device: Device = "cpu", head: float = 0.3, tail: float = 0.0, shape: str = "concave"
 ) -> Loss:
     """`smoothed_cross_entropy` whose s depends on the label, s_y = `smoothing_by_class` (MiSLAS)."""
     return smoothed_cross_entropy(smoothing_by_class(counts, head, tail, shape).to(device))
 
 
-def lade(counts: Sequence[int], device: torch.device | str = "cpu", weight: float = 0.1, strength: float = 0.1) -> Loss:
+def lade(counts: Sequence[int], device: Device = "cpu", weight: float = 0.1, strength: float = 0.1) -> Loss:
     """Balanced cross-entropy + weight * sum_c pi_c (-bound_c + strength e_c^2) (LADE: Hong et al. 2021, arXiv 2012.00321).
 
     bound_c = mean of z_c over the images of class c - e_c, with e_c = log mean_b u_b exp(z_bc), is Donsker and Varadhan's lower
     bound of how far p(x|c) is from the balanced p(x): u = (1/C) / pi_y weighs the batch as if its classes were equally frequent.
-    Classes that are not in the batch have no bound and are left out.
+    Classes that are not in the batch have no bound and are left out. (The published program keeps them, and weighs the column of
+    class c by its own prior in the place of each image's.)
     """
     compensated, prior = balanced_cross_entropy(counts, device), log_prior(counts, device).exp()
     balance = 1 / (len(counts) * prior)  # [C]
 
     def loss(z: Tensor, target: Tensor) -> Tensor:
         share = as_shares(z, target)  # [B, C]
-        z, size = z.to(share.dtype), share.sum(0)  # [C]: images of each class
+        z, size = _precise(z), share.sum(0)  # [B, C]; [C], images of each class
         mean = (share * z).sum(0) / size.clamp_min(1e-12)
         e = (z + (share @ balance.to(share.dtype)).log()[:, None]).logsumexp(0) - math.log(len(z))
         penalty = torch.where(size > 0, prior * (e - mean + strength * e**2), 0.0)
@@ -261,17 +253,17 @@ def binary_cross_entropy(weights: Tensor | None = None) -> Loss:
 
     def loss(z: Tensor, target: Tensor) -> Tensor:
         share = as_shares(z, target, whole=False)
-        return F.binary_cross_entropy_with_logits(z.to(share.dtype), share, weights, reduction="sum") / len(z)
+        return F.binary_cross_entropy_with_logits(_precise(z), share, weights, reduction="sum") / len(z)
 
     return loss
 
 
-def class_balanced_bce(counts: Sequence[int], device: torch.device | str = "cpu", beta: float = 0.9999) -> Loss:
+def class_balanced_bce(counts: Sequence[int], device: Device = "cpu", beta: float = 0.9999) -> Loss:
     """BCE whose column c is weighed by `class_weights`, where c is the label and where it is not."""
     return binary_cross_entropy(class_weights(counts, beta, device))
 
 
-def balanced_bce(counts: Sequence[int], device: torch.device | str = "cpu", tau: float = 1.0) -> Loss:
+def balanced_bce(counts: Sequence[int], device: Device = "cpu", tau: float = 1.0) -> Loss:
     """BCE of z + tau (log pi - log(1 - pi)), the same shift for the label and for the other classes (LiVT, Xu et al. 2023).
 
     Read the logits out with `sigmoid_label_shift`. For more than two classes the shift is not 0 for equal classes either.
@@ -295,7 +287,7 @@ LOSSES: dict[str, Callable[..., Loss]] = {
 }
 
 
-def build_loss(name: str, counts: Sequence[int], device: torch.device | str = "cpu", **settings) -> Loss:
+def build_loss(name: str, counts: Sequence[int], device: Device = "cpu", **settings) -> Loss:
     """The loss called `name` in LOSSES for training `counts` [C]: loss(logits [B, C], labels [B] or soft targets [B, C]).
 
     settings: what the function in LOSSES takes, such as tau of "bal-ce" and "bal-bce". Raises CourseError for an unknown name

@@ -108,6 +108,7 @@ def finetune_head(
     is called frozen.
 
     Args:
+        lr: 0.005 is for a head that goes on; a fresh one needs more, 0.1 say.
         augment: a view in AUGMENTATIONS, or "none": the features of the plain images, encoded once, which is far faster.
         start: "trained", the head goes on; "fresh", a new one of the same kind, for the classes of `data` (cRT, Kang et al.
             2020, arXiv 1910.09217; on a self-supervised encoder a linear probe); "scaled", one factor on each logit of a linear
