@@ -132,7 +132,7 @@ class Experiment:
         seconds = sum(checkpoints.load(path)[1]["seconds"] for path in self.folder.glob("*.safetensors"))
         done = {"seconds": round(seconds), "finished": datetime.now(UTC).isoformat(timespec="seconds")}
         title = "Masked pretraining and four losses, Fashion-MNIST-LT (IF 100), three seeds"
-        note = "Seconds are those of the clock beside other work, summed over all trainings."
+        note = "Seconds are those of the clock, beside other work, summed over all trainings."
         content = {"rows": rows, "paired": self.differences(), "masked loss": pretraining, "note": note}
         return {"title": title, "parameters": ask, **surroundings(), **done, **content}
 
