@@ -3,8 +3,9 @@
     python -m benchmarks.turns encoder ours peer [--seconds 20]
     python -m benchmarks.turns latent ours/sample peer/sample
     python -m benchmarks.turns images ours/train ours/balanced
+    python -m benchmarks.turns vit ours/nano timm/nano
 
-A side is the words that `loop` of benchmarks.encoder, latent or images takes, divided by slashes.
+A side is the words that `loop` of benchmarks.encoder, latent, images or vit takes, divided by slashes.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from lt_utils.errors import CourseError
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=first_line(__doc__))
-    parser.add_argument("module", choices=("encoder", "latent", "images"))
+    parser.add_argument("module", choices=("encoder", "latent", "images", "vit"))
     parser.add_argument("one")
     parser.add_argument("other")
     parser.add_argument("--seconds", type=float, default=20)

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from benchmarks import encoder, fidelity, images, latent, measure, measures
+from benchmarks import __main__ as bench
+from benchmarks import encoder, fidelity, images, latent, measure, measures, vit
 from benchmarks.page import fidelity_table, measures_table, rounded, short, span
 from lt_utils.errors import CourseError
 from lt_utils.features.encoding import Encoded
@@ -155,3 +156,19 @@ def test_the_page_tells_measures_and_ratios():
     assert "10,000 against 10,000" in lines[0]
     assert (short(1.7123), short(1943.0), rounded(0.54261), rounded(785.2)) == ("1.71", "1,940", "0.543", "785")
     assert span([2.0, 1.9, 1.95, 3.0, 1.5]) == "1.95 (1.9 to 2)"
+
+
+def test_timms_transformer_is_as_large_as_ours_and_takes_turns_with_it():
+    pytest.importorskip("timm")
+    sizes = [sum(weight.numel() for weight in vit.network(side, "nano").parameters()) for side in ("ours", "timm")]
+    assert sizes == [204_938, 204_938]
+    assert next(vit.loop("timm")) == next(vit.loop("ours")) == 64
+
+
+def test_without_timm_its_comparison_is_left_out_with_a_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "has_timm", lambda: False)
+    monkeypatch.setattr(vit, "has_timm", lambda: False)
+    assert [task for task in bench.TASKS if task not in bench.possible_tasks()] == [bench.TASKS[-1]]
+    assert "left out, because timm is not installed" in capsys.readouterr().out
+    with pytest.raises(CourseError, match="timm is not installed"):
+        vit.network("timm", "nano")

@@ -128,14 +128,14 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 
 
 @torch.no_grad()  # not inference_mode: its tensors could not be used to train a head or a denoiser
-def encode(model: ResNet, images: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+def encode(model: nn.Module, images: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
     """Features [N, D] and logits [N, C] of uint8 images [N, channels, H, W], in evaluation mode and float32.
 
     The images may lie on another device than the model; features and logits lie on the model's.
     """
     if images.dtype != torch.uint8:
         raise CourseError(f"encode takes uint8 images, 0 .. 255, not {str(images.dtype).removeprefix('torch.')}.")
-    was_training, where = model.training, model.conv1.weight.device
+    was_training, where = model.training, next(model.parameters()).device
     model.eval()
     features = [model.features(unit(part.to(where))) for part in images.split(batch_size)]
     logits = [model.head(part) for part in features]

@@ -1,4 +1,7 @@
-"""Training classifiers on a long tail: losses, recipes for encoders, the second of two stages."""
+"""Training classifiers on a long tail: losses, recipes for encoders, the second of two stages.
+
+The two stages of transformers are used through their module: `from lt_utils.recognition import masked`.
+"""
 
 from lt_utils.recognition.encoders import METHODS, RECIPES, build_encoder, encoder_loss, encoder_recipe, judge_for
 from lt_utils.recognition.encoders import pretrained_encoder, train_encoder, train_judge
