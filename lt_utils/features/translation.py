@@ -205,6 +205,18 @@ def from_images(images: Tensor, labels: Tensor, encoded: Encoded) -> Source:
     return from_pool(encode_fast(encoded.encoder, images), labels.to(encoded.train.device))
 
 
+def for_classes(source: Source, classes: Sequence[int], others: Source = repeated_real) -> Source:
+    """A source for some classes alone; the other classes get theirs from `others`, by default their real features again."""
+
+    def both(features: Tensor, labels: Tensor, amounts: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor]:
+        inside = [n if c in classes else 0 for c, n in enumerate(amounts)]
+        outside = [n - own for n, own in zip(amounts, inside, strict=True)]
+        parts = source(features, labels, inside, seed=seed), others(features, labels, outside, seed=seed)
+        return torch.cat([part for part, _ in parts]), torch.cat([part for _, part in parts])
+
+    return both
+
+
 def together(*sources: Source) -> Source:
     """Several sources as one: equal parts of the amounts from each, the first ones one more where it does not divide."""
     if not sources:

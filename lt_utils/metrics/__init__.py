@@ -6,4 +6,4 @@ from lt_utils.metrics.generation import kernel_distance, label_accuracy, measure
 from lt_utils.metrics.neighbours import group_memorisation, memorisation, nearest, precision_recall
 from lt_utils.metrics.recognition import accuracy, calibration_error, class_accuracy, group_accuracy, reliability
 from lt_utils.metrics.recognition import scores
-from lt_utils.metrics.statistics import format_mean, mean_error, mean_std, paired_difference, student
+from lt_utils.metrics.statistics import format_mean, mean_error, mean_std, paired_difference, standing, student

@@ -325,6 +325,15 @@ def test_sources_share_the_amounts(tail):
     assert len(drawn) == 16
 
 
+def test_a_source_for_some_classes_alone(tail):
+    features, labels = tail
+    pool = translation.from_pool(torch.full((2, 5), 77.0), torch.tensor([2, 3]))
+    drawn, added = translation.for_classes(pool, [2, 3])(features, labels, [0, 40, 6, 5], seed=0)
+    assert torch.bincount(added, minlength=4).tolist() == [0, 40, 6, 5]
+    assert (drawn[(added == 2) | (added == 3)] == 77).all()
+    assert torch.cdist(drawn[added == 1], features[labels == 1]).amin(1).max() < 0.02
+
+
 def test_all_named_translations_fill_up(tail):
     features, labels = tail
     for name, source in translation.TRANSLATIONS.items():
