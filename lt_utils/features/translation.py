@@ -5,7 +5,7 @@ reconstruction of TDFA, of which only a README is known: no number that they giv
 
 displacement         the head class's features, moved to the centre of the tail class      (RSG, Wang et al. 2021)
 semantic directions  tail features, moved along directions of their class's covariance     (ISDA, Wang et al. 2019)
-pushed images        head images, changed until a classifier takes them for the tail class (M2m, Kim et al. 2020)
+pushed images        head images, changed until a classifier takes them for the tail class (pushing.py)
 edited               head features or images, noised and denoised under the tail label     (SDEdit, Meng et al. 2022)
 
 All are sources as in augmentation.py: (features [N, D], labels [N], amounts [C], seed) -> new (features, labels).
@@ -13,20 +13,17 @@ All are sources as in augmentation.py: (features [N, D], labels [N], amounts [C]
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from lt_utils.data.augmentation import unit
 from lt_utils.diffusion.feature_diffusion import FeatureGenerator
 from lt_utils.errors import CourseError, choose
 from lt_utils.features.augmentation import Source, amounts_to_labels, repeated_real
 from lt_utils.features.encoding import Encoded
 from lt_utils.features.statistics import class_covariances, class_means
 from lt_utils.features.views import check_encoder, encode_fast
-from lt_utils.recognition.losses import log_prior
 
 HEAD_RULES = ("mean", "cosine", "prior", "mixture")
 
@@ -74,7 +71,8 @@ def donors(
 ) -> tuple[Tensor, Tensor]:
     """Which features to translate: for each of amounts[c] the index of a feature of c's head class, [M]; and c, [M].
 
-    Within a head class every feature comes equally often, to within one. head: a rule of `head_shares`. CourseError for a
+    Each class goes on in its head class where the one before it stopped, so that all features there come equally often, to
+    within one. head: a rule of `head_shares`. CourseError for a
     class without a real feature.
     """
     counts = torch.bincount(labels, minlength=len(amounts))
@@ -82,13 +80,13 @@ def donors(
         raise CourseError(f"Class {unseen[0]} has no real feature, so its centre is not known: give it amount 0.")
     shares = head_shares(features, labels, len(amounts), head).cpu()
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
-    parts = [shuffled[:0]]
+    parts, used = [shuffled[:0]], [0] * len(amounts)
     for c, amount in enumerate(amounts):
         edges = (shares[c].cumsum(0) * amount).round().long().tolist()  # so that the parts sum to the amount
         for h in (shares[c] > 0).nonzero().flatten().tolist():
             members = shuffled[labels[shuffled] == h]
-            part = torch.arange(edges[h - 1] if h else 0, edges[h])
-            parts.append(members[part.to(members.device) % len(members)])
+            first, used[h] = used[h], used[h] + edges[h] - (edges[h - 1] if h else 0)
+            parts.append(members[torch.arange(first, used[h]).to(members.device) % len(members)])
     return torch.cat(parts), amounts_to_labels(amounts, labels.device)
 
 
@@ -230,91 +228,6 @@ def together(*sources: Source) -> Source:
         return torch.cat([part for part, _ in parts]), torch.cat([part for _, part in parts])
 
     return source
-
-
-class Pushed(NamedTuple):
-    """Images [M, channels, H, W] in 0..1, the class that each is for [M], the index of the training image that it was made
-    from [M], and whether it was kept [M]; where not, a real image of the class stands in its place."""
-
-    images: Tensor
-    targets: Tensor
-    index: Tensor
-    kept: Tensor
-
-
-def push_images(
-    model: nn.Module,
-    images: Tensor,
-    origins: Tensor,
-    targets: Tensor,
-    *,
-    steps: int = 30,
-    step_size: float = 0.5,
-    sure: float = 0.4,
-    away: float = 0.5,
-    prior: Tensor | float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """Change images [M, ...] in 0..1 by gradient steps until `model` takes them for `targets` [M]; and whether it does, [M].
-
-    Each step has length `step_size` and lowers cross-entropy of the target + away * logit of the origin's class, both under
-    the frozen model with `prior` [C], a log-prior, subtracted from its logits. An image rests as soon as its target has
-    probability `sure`; it is taken if it gets there.
-    """
-    x, frozen = images.clone(), [p.requires_grad for p in model.parameters()]
-    model.eval().requires_grad_(False)
-    for step in range(steps + 1):
-        x.requires_grad_(True)
-        logits = model(x) - prior
-        with torch.no_grad():
-            taken = logits.softmax(1).gather(1, targets[:, None])[:, 0] >= sure  # [M]
-        if step == steps or taken.all():
-            break
-        loss = F.cross_entropy(logits, targets, reduction="sum") + away * logits.gather(1, origins[:, None]).sum()
-        (slope,) = torch.autograd.grad(loss, x)
-        unit_slope = slope / slope.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
-        x = torch.where(taken.view(-1, 1, 1, 1), x, (x - step_size * unit_slope).clamp(0, 1)).detach()
-    for parameter, before in zip(model.parameters(), frozen, strict=True):
-        parameter.requires_grad_(before)
-    return x.detach(), taken
-
-
-def head_acceptance(counts: Sequence[int], beta: float = 0.999) -> Tensor:
-    """M2m's rejection by class counts: how likely an image of class h is accepted for class c, [C, C], row c, column h.
-
-    1 - beta^(n_h - n_c), and 0 where h has no more images than c: the larger the head class, the more it can spare.
-    """
-    n = torch.tensor(list(counts), dtype=torch.float64)
-    return 1 - beta ** (n[None] - n[:, None]).clamp(min=0)
-
-
-def pushed_images(
-    encoded: Encoded,
-    model: nn.Module,
-    amounts: Sequence[int],
-    *,
-    head: str = "mean",
-    beta: float = 0.999,
-    seed: int = 0,
-    **how,
-) -> Pushed:
-    """Major-to-minor translation of images: amounts[c] training images of c's head class, pushed by `push_images` to c.
-
-    model: the frozen classifier, used with label shift, without which it hardly takes anything for a rare class. With one
-    that is not the encoder's own network, what was done to the images is not simply read back from the features. Images
-    that are not taken, or rejected (`head_acceptance`), are replaced by real ones of c. Raises CourseError where the images
-    are not at hand, for a class without an image and where there is no head class.
-    """
-    check_encoder(encoded)
-    images, labels = encoded.images.train_images, encoded.train_labels
-    index, targets = donors(encoded.train, labels, amounts, seed, head)
-    how = {"prior": log_prior(encoded.counts, labels.device), **how}
-    pushed, taken = push_images(model, unit(images[index]), labels[index], targets, **how)
-    chance = torch.rand(len(index), generator=torch.Generator().manual_seed(seed))
-    accepted = chance < head_acceptance(encoded.counts, beta)[targets.cpu(), labels[index].cpu()]
-    kept = taken & accepted.to(taken.device)
-    places = torch.arange(len(labels), device=labels.device)[:, None]
-    real, _ = repeated_real(places, labels, amounts, seed)  # indices of real images of each class, drawn like features
-    return Pushed(torch.where(kept.view(-1, 1, 1, 1), pushed, unit(images[real[:, 0]])), targets, index, kept)
 
 
 # The sources that need no training, by the name that records and the scoreboard use.

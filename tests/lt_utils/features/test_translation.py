@@ -16,7 +16,7 @@ from lt_utils.diffusion.samplers import ddim, ddim_steps, guided
 from lt_utils.diffusion.schedules import cosine_schedule
 from lt_utils.diffusion.solvers import dpm_solver
 from lt_utils.errors import CourseError
-from lt_utils.features import translation
+from lt_utils.features import pushing, translation
 from lt_utils.features.augmentation import amounts_to_labels, repeated_real
 from lt_utils.features.encoding import encode_data
 from lt_utils.features.retraining import fit_head
@@ -101,6 +101,10 @@ def test_the_head_class_by_mean_cosine_prior_and_mixture(tail):
     assert chosen["cosine"].argmax(1).tolist() == [0, 1, *by_hand]
     near = [1 / float((means[2] - means[h]).square().sum()) for h in (0, 1)]
     assert torch.allclose(chosen["mixture"][2], torch.tensor([near[0], near[1], 0, 0]) / sum(near), atol=1e-5)
+    index, targets = translation.donors(features, labels, [0, 0, 0, 160], seed=5)
+    both, _ = translation.donors(features, labels, [0, 140, 140, 160], seed=5)
+    assert len(index.unique()) == 160
+    assert len(both[:280].unique()) == 200  # classes 1 and 2 share the 200 features of class 1: 80 of them come twice
     assert all(torch.allclose(shares.sum(1), torch.ones(4)) for shares in chosen.values())
     index, targets = translation.donors(features, labels, [0, 0, 100, 0], head="mixture")
     assert len(index) == len(targets) == 100
@@ -258,7 +262,7 @@ def guided_model(perfect: GaussianDenoiser) -> nn.Module:
 
 
 def test_acceptance_by_class_counts():
-    chance = translation.head_acceptance([1000, 500, 10], beta=0.999)
+    chance = pushing.head_acceptance([1000, 500, 10], beta=0.999)
     assert chance[2, 0] == pytest.approx(1 - 0.999**990)
     assert chance[2, 1] == pytest.approx(1 - 0.999**490)
     assert chance[0, 2] == chance[1, 1] == 0
@@ -272,7 +276,7 @@ def test_one_push_is_one_normalised_gradient_step():
     W = model[1].weight.detach()
     p = model(images).softmax(1)
     slope = p @ W - W[1] + 0.5 * W[0]  # of -log p_1 + 0.5 z_0, in closed form for a linear model
-    pushed, _ = translation.push_images(model, images, origins, targets, steps=1, step_size=0.1, sure=1.1, away=0.5)
+    pushed, _ = pushing.push_images(model, images, origins, targets, steps=1, step_size=0.1, sure=1.1, away=0.5)
     exact = images.flatten(1) - 0.1 * F.normalize(slope, dim=1)
     assert torch.allclose(pushed.flatten(1), exact, atol=1e-5)
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -280,7 +284,7 @@ def test_one_push_is_one_normalised_gradient_step():
 
 def test_pushed_images_are_taken_for_the_tail_and_the_others_are_real(bundled):
     amounts = [0] * 7 + [12, 12, 12]
-    made = translation.pushed_images(bundled, bundled.encoder, amounts)
+    made = pushing.pushed_images(bundled, bundled.encoder, amounts)
     images, targets, index, kept = made
     assert images.shape == (36, 1, 28, 28)
     assert 0 <= images.min() <= images.max() <= 1
@@ -292,7 +296,7 @@ def test_pushed_images_are_taken_for_the_tail_and_the_others_are_real(bundled):
     for image, c in zip(images[~kept], targets[~kept], strict=True):
         same = (train - image).flatten(1).abs().amax(1) < 1e-6
         assert bundled.train_labels[same].tolist() == [c]
-    still = translation.pushed_images(bundled, bundled.encoder, amounts, steps=0)
+    still = pushing.pushed_images(bundled, bundled.encoder, amounts, steps=0)
     assert not still.kept.any()
 
 
