@@ -14,6 +14,7 @@ import sys
 BUILDS_ON = {
     "00_start_here": [],
     "01_long_tailed_data": [],
+    "02_why_the_tail_is_hard": [],
     "03_encoders": [],
     "04_ddpm_from_scratch": [],
     "05_ddim_and_guidance": ["04_ddpm_from_scratch"],
@@ -26,6 +27,7 @@ BUILDS_ON = {
 }
 BUILDS_ON["12_scoreboard"] = [name for name in BUILDS_ON if name[:2] in ("03", "04", "05", "06", "07", "08", "09")]
 TRAINS_NOTHING = ("00_start_here", "01_long_tailed_data", "12_scoreboard", "A2_small_print")  # they ask for no GPU
+PYTHON = shlex.quote(sys.executable).replace("{", "{{").replace("}", "}}")  # Snakemake fills in what stands in braces
 PLAN = config["jobs"]  # notebook -> run -> job, see course/batch/plan.py
 
 
@@ -49,4 +51,4 @@ for notebook, runs in PLAN.items():
         resources: gpu=0 if notebook in TRAINS_NOTHING else config["gpu"]
         threads: int(os.environ.get("LT_JOB_THREADS", 1))  # becomes OMP_NUM_THREADS of the job
         priority: -list({**BUILDS_ON, notebook: []}).index(notebook)
-        shell: f"LT_NEEDS_GPU={{resources.gpu}} {shlex.quote(sys.executable)} -m course.batch.execute {{params.job:q}} {{input}}"
+        shell: f"LT_NEEDS_GPU={{resources.gpu}} {PYTHON} -m course.batch.execute {{params.job:q}} {{input}}"

@@ -9,6 +9,7 @@ from queue import Empty
 import pytest
 
 from course.gates import is_compared
+from course.kernel import OF_THE_SHELL
 
 COMPARED = "compared notebook cell"
 RUN_AGAIN = "notebooks"  # the folder whose notebooks run a second time
@@ -73,6 +74,8 @@ def pytest_runtest_setup(item):
         if item.parent.kernel is None:
             factory = item.config._tmp_path_factory
             os.environ["LT_RUNS"] = str(factory.mktemp(item.path.stem))
+            for name in OF_THE_SHELL:
+                os.environ.pop(name, None)
         if is_compared(item.cell):
             item.user_properties.append((COMPARED, item.path.stem))
 

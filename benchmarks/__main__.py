@@ -16,6 +16,7 @@ from statistics import median
 from benchmarks import page
 from benchmarks.measure import busy_process, measure
 from benchmarks.measures import IN_TORCHMETRICS, MEASURES
+from course.command import first_line
 from lt_utils.runs.provenance import surroundings
 
 # name, unit, module, the two sides as benchmarks.turns takes them
@@ -85,7 +86,7 @@ def time_measures(samples: int) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--seconds", type=float, default=20, help="of each side of each comparison")
     parser.add_argument("--fp32", action="store_true", help="the comparisons alone, without bf16: the second table")
     parser.add_argument("--rounds", type=int, default=3, help="beside a busy process, of half of --seconds")

@@ -21,12 +21,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.measure import rate, report
+from course.command import first_line
 from lt_utils.data.datasets import ImageData, load
 from lt_utils.errors import choose
 from lt_utils.metrics.recognition import accuracy
 from lt_utils.models.resnet import CIFAR_MEAN, CIFAR_STD, ResNet, encode
 from lt_utils.recognition.encoders import encoder_loss
-from lt_utils.recognition.losses import mixup, mixup_loss
+from lt_utils.recognition.mixing import mixup, mixup_loss
 from lt_utils.training.devices import device
 from lt_utils.training.loop import train
 from lt_utils.training.lr_schedules import cosine
@@ -138,7 +139,7 @@ def trained_accuracy(side: str, epochs: int, batch: int = 64, **how) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("side", choices=("ours", "peer"))
     parser.add_argument("batch", type=int, nargs="?", default=64)
     parser.add_argument("augment", choices=AUGMENT, nargs="?", default="weak")

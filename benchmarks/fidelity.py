@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks.latent import SAMPLE_STEPS, TRAIN_BATCH, peer_diffusion
 from benchmarks.measure import report
+from course.command import first_line
 from lt_utils.data.datasets import load
 from lt_utils.diffusion.feature_diffusion import FeatureGenerator, Standardiser
 from lt_utils.diffusion.losses import diffusion_loss
@@ -163,7 +164,7 @@ def compare(data: Encoded, seconds: float, samples: int, steps: int = 1000) -> l
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--seconds", type=float, default=20, help="of training, for each side")
     parser.add_argument("--samples", type=int, default=72, help="more than 4 x width")
     parser.add_argument("--width", type=int, default=8, help="of the encoder; a feature has 4 x width numbers")

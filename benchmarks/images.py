@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import rate, report
+from course.command import first_line
 from lt_utils.data.longtail import class_counts
 from lt_utils.diffusion.class_balancing import class_balancing_loss, label_prior
 from lt_utils.diffusion.samplers import ddim, guided
@@ -119,7 +120,7 @@ def loop(side: str, task: str, batch: int = 16, precision: str = "auto") -> Iter
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("side", choices=tuple(NETWORKS))
     parser.add_argument("task", choices=("train", "balanced", "sample"))
     parser.add_argument("--seconds", type=float, default=10)

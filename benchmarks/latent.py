@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.measure import rate, report
+from course.command import first_line
 from lt_utils.diffusion.losses import diffusion_loss
 from lt_utils.diffusion.samplers import ddim, guided
 from lt_utils.diffusion.schedules import cosine_schedule
@@ -82,7 +83,7 @@ def loop(side: str, task: str) -> Iterator[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("side", choices=("ours", "peer"))
     parser.add_argument("task", choices=("train", "sample"))
     parser.add_argument("--seconds", type=float, default=10)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import report
+from course.command import first_line
 from lt_utils.metrics.generation import distribution_scores, frechet_distance, kernel_distance
 from lt_utils.metrics.neighbours import precision_recall
 
@@ -57,7 +58,7 @@ def by_torchmetrics(name: str, samples: int, dim: int) -> Callable[[Tensor, Tens
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("side", choices=("ours", "torchmetrics"))
     parser.add_argument("measure", choices=tuple(MEASURES))
     parser.add_argument("--samples", type=int, default=10_000)

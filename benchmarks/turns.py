@@ -11,11 +11,12 @@ import argparse
 from importlib import import_module
 
 from benchmarks.measure import report, turns
+from course.command import first_line
 from lt_utils.errors import CourseError
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("module", choices=("encoder", "latent", "images"))
     parser.add_argument("one")
     parser.add_argument("other")

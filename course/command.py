@@ -8,16 +8,22 @@ from collections.abc import Callable
 from lt_utils.errors import CourseError
 
 
-def command(name: str, description: str, *arguments: tuple[str, dict]) -> Callable:
+def first_line(text: str | None) -> str:
+    """The first line of a docstring; "" where there is none, as under python -OO."""
+    return (text or "").partition("\n")[0]
+
+
+def command(name: str, description: str | None, *arguments: tuple[str, dict]) -> Callable:
     """Make a command line out of a function of the parsed arguments, each given as (its name, options of argparse).
 
+    description: of it, the first line is shown.
     The command returns the function's exit status; 2, with one sentence on stderr, after a CourseError or OSError.
     """
 
     def decorate(run: Callable[..., int]) -> Callable[..., int]:
         @functools.wraps(run)
         def main(given: list[str] | None = None) -> int:
-            parser = argparse.ArgumentParser(prog=f"python -m course {name}", description=description)
+            parser = argparse.ArgumentParser(prog=f"python -m course {name}", description=first_line(description))
             for argument, options in arguments:
                 parser.add_argument(argument, **options)
             try:

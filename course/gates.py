@@ -249,17 +249,22 @@ def headings(notebook: dict) -> Iterator[str]:
         yield f"{levels.count(2)} H2; at most {HEADINGS}"
 
 
-def figures(notebook: dict) -> Iterator[str]:
-    """A few figures, made by the notebook; one of them, tagged `key-figure`, stands for it in the report."""
-    shown = [
-        (cell, output)
+def figures_of(notebook: dict) -> list[dict]:
+    """For each picture in the outputs the cell that shows it."""
+    return [
+        cell
         for _, cell, _ in _code(notebook)
         for output in cell.get("outputs", [])
         if any(key.startswith("image/") for key in output.get("data", {}))
     ]
+
+
+def figures(notebook: dict) -> Iterator[str]:
+    """A few figures, made by the notebook; one of them, tagged `key-figure`, stands for it in the report."""
+    shown = figures_of(notebook)
     if not FIGURES[0] <= len(shown) <= FIGURES[1]:
         yield f"{len(shown)} figures in the outputs; {FIGURES[0]} to {FIGURES[1]}"
-    if (keys := sum("key-figure" in _tags(cell) for cell, _ in shown)) != 1:
+    if (keys := sum("key-figure" in _tags(cell) for cell in shown)) != 1:
         yield f"{keys} figures are in a cell tagged `key-figure`; there must be one"
 
 
@@ -325,7 +330,7 @@ def problems(path: Path) -> list[str]:
     return [f"{Path(path).name}: {found}" for gate in GATES for found in gate(notebook)]
 
 
-@command("check", __doc__.splitlines()[0], ("notebooks", dict(nargs="+", type=Path)))
+@command("check", __doc__, ("notebooks", dict(nargs="+", type=Path)))
 def main(notebooks: list[Path]) -> int:
     """Print what is refused; exit status 1 if anything is, 2 if a file is no notebook."""
     found = [problem for path in notebooks for problem in problems(path)]

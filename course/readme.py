@@ -204,7 +204,7 @@ def text_from_records(page: str, text: str) -> str:
 
 @command(
     "readme",
-    __doc__.splitlines()[0],
+    __doc__,
     ("--from", dict(dest="batch", type=Path, help="folder of a finished batch, such as runs/quick")),
 )
 def main(batch: Path | None) -> int:

@@ -114,7 +114,7 @@ def save_reference(
 
 @command(
     "keep",
-    __doc__.splitlines()[0],
+    __doc__,
     ("folder", dict(type=Path, help="folder of a finished run")),
     ("name", dict(help="name of the reference, beginning with the notebook's")),
     ("title", dict(help="data, encoder, seeds: one line")),

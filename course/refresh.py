@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 from course.command import command
 from course.gates import problems
+from course.kernel import own_kernel
 from lt_utils.errors import CourseError
 from lt_utils.files import write_whole
 from lt_utils.progress import duration
@@ -32,9 +33,10 @@ def execute(path: Path) -> float:
     try:
         # The kernel would warn on the terminal, each time, that it talks over the local network without encryption.
         quiet = ["--IPKernelApp.log_level=40"]
-        ExecutePreprocessor(timeout=None, kernel_name="python3", extra_arguments=quiet).preprocess(
-            notebook, {"metadata": {"path": str(path.parent)}}
-        )
+        with own_kernel():
+            ExecutePreprocessor(timeout=None, kernel_name="python3", extra_arguments=quiet).preprocess(
+                notebook, {"metadata": {"path": str(path.parent)}}
+            )
     except CellExecutionError as error:
         raise CourseError(f"{path.name}: {error.ename}: {error.evalue} (the file was left as it was).") from error
     notebook.metadata = {
@@ -48,7 +50,7 @@ def execute(path: Path) -> float:
     return time.monotonic() - begin
 
 
-@command("refresh", __doc__.splitlines()[0], ("notebooks", dict(nargs="+", type=Path)))
+@command("refresh", __doc__, ("notebooks", dict(nargs="+", type=Path)))
 def main(notebooks: list[Path]) -> int:
     """Execute each notebook named; print its time and what the gates still refuse. Exit status 2 after an error."""
     with tempfile.TemporaryDirectory() as runs, patch.dict(os.environ, LT_RUNS=runs):

@@ -43,7 +43,7 @@ def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0; 2 for a user's mistake, told in one sentence; 130 for Ctrl-C."""
     options = read_arguments(arguments)
-    source = None if options.source is None else str(options.source.resolve())
+    source = None if options.source is None else str(options.source.expanduser().resolve())
     request = Request(source, options.size, options.test_fraction, options.seed, options.skip_bad, options.generated)
     try:
         prepare(options.name, request, options.to, options.again)

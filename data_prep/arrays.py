@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.copies import numbered
 from data_prep.lists.image_files import check_classes
 from lt_utils.data import longtail, npz
 from lt_utils.errors import CourseError
@@ -39,15 +40,25 @@ def read(path: Path) -> dict[str, np.ndarray]:
         labels = arrays["y_train"].tolist()
         check_classes(path, labels, max(labels) + 1)
         found["classes"] = np.arange(max(labels) + 1)
-    return {**arrays, "classes": np.atleast_1d(found["classes"]).astype(str)}
+    return {**arrays, "classes": _names(np.atleast_1d(found["classes"]), path)}
 
 
 def split(arrays: dict[str, np.ndarray], fraction: float, seed: int) -> dict[str, np.ndarray]:
-    """Return `arrays` with a test set: `fraction` of the images of each class, at least one, drawn with `seed`."""
+    """Return `arrays` with a test set: `fraction` of the images of each class, at least one, drawn with `seed`.
+
+    Copies of an image go where its first goes: no test image is a training image as well.
+    """
     x, y, classes = arrays["x_train"], arrays["y_train"], arrays["classes"]
     if len(y) and not 0 <= y.min() <= y.max() < len(classes):
         raise CourseError(f"y_train has labels {y.min()} .. {y.max()}, but there are {len(classes)} classes.")
-    stays, moved = (part.numpy() for part in longtail.hold_out(y, classes.tolist(), fraction=fraction, seed=seed))
+    (number,) = numbered(x)
+    _, firsts = np.unique(number, return_index=True)
+    firsts.sort()  # all images, in their order, if none is a copy
+    _, moved = longtail.hold_out(y[firsts], classes.tolist(), fraction=fraction, seed=seed)
+    moved = firsts[moved.numpy()]
+    copies = np.setdiff1d(np.flatnonzero(np.isin(number, number[moved])), moved)
+    moved = np.concatenate([moved, copies])
+    stays = np.setdiff1d(np.arange(len(y)), moved)
     return {"x_train": x[stays], "y_train": y[stays], "x_test": x[moved], "y_test": y[moved], "classes": classes}
 
 
@@ -61,6 +72,14 @@ def _channels_last(x: np.ndarray, where: str) -> np.ndarray:
     elif x.ndim == 4 and x.shape[3] not in (1, 3) and x.shape[1] in (1, 3):
         x = x.transpose(0, 2, 3, 1)
     return np.ascontiguousarray(x)
+
+
+def _names(classes: np.ndarray, path: Path) -> np.ndarray:
+    """Class names as text; those that were stored as bytes must be UTF-8."""
+    try:
+        return np.char.decode(classes, "utf-8") if classes.dtype.kind == "S" else classes.astype(str)
+    except UnicodeDecodeError as error:
+        raise CourseError(f"{path}: classes are bytes that are not UTF-8 ({error}): store them as text.") from None
 
 
 def _labels(y: np.ndarray, images: int, where: str) -> np.ndarray:

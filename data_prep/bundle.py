@@ -45,7 +45,9 @@ def bundle(source: Path, folder: Path) -> Path:
 
 def main() -> int:
     """Read the command line, make the file, say where it is; exit status 2 with one sentence on a user's mistake."""
-    parser = argparse.ArgumentParser(prog="python -m data_prep.bundle", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.bundle", description="Make the data set that the package carries."
+    )
     parser.add_argument("--from", dest="source", type=Path, required=True, help="folder of the four original files")
     parser.add_argument("--to", type=Path, default=datasets.BUNDLED_FOLDER, help="default: inside the package")
     options = parser.parse_args()

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import arrays, folders, originals
+from data_prep import arrays, folders, images, layout, originals
+from data_prep.copies import count
 from data_prep.lists import to_arrays
 from lt_utils.data import npz
 from lt_utils.data.datasets import BUNDLED, data_folder
@@ -59,6 +60,10 @@ def prepare(name: str, request: Request, to: Path | None = None, again: bool = F
         raise CourseError(f"{folder} cannot be written ({error.strerror}): choose another one with --to.") from None
     try:
         found, facts = _read(name, request, downloads)
+        npz.check_arrays(found, name)
+        if copies := count(found, name):
+            print(f"{name}: {copies['copies']}", flush=True)
+        facts |= copies
         print(f"{name}: checking and writing {len(found['x_train']) + len(found['x_test']):,} images", flush=True)
         record = arrays.write(path, found, {**facts, "request": asdict(request)})
         shutil.rmtree(downloads, ignore_errors=True)
@@ -92,7 +97,7 @@ def _read(name: str, request: Request, downloads: Path) -> tuple[dict[str, np.nd
     path = None if request.source is None else Path(request.source)
     if path is not None and not path.exists():
         raise CourseError(f"{path} does not exist: --from needs a folder or a file.")
-    folders.check_names([path] if path else [])
+    images.check_names([path] if path else [])
     if path is not None and not originals.holds(name, path):
         return _read_own(name, request, path)
 
@@ -118,22 +123,21 @@ def _read_own(name: str, request: Request, path: Path) -> tuple[dict[str, np.nda
         source = f"{original.source}; as given, not compared with the original files"
         facts = {"source": source, "licence": original.licence}
     own_test = f"{path} has its own test set: leave out --test-fraction."
-    has_test = to_arrays.training_list(path) or (path.is_dir() and "test" in folders.splits(path))
+    has_test = to_arrays.training_list(path) or (path.is_dir() and "test" in layout.splits(path)[0])
     if has_test and request.test_fraction is not None:  # before anything is decoded
         raise CourseError(own_test)
     print(f"{name}: reading {path}", flush=True)
 
     bad: list[str] = []
+    told: dict[str, object] = {}
     if to_arrays.training_list(path):
         found, bad, told = to_arrays.read(path, request.size, request.skip_bad, request.generated)
         if name in to_arrays.SOURCES:
             facts = {"source": to_arrays.SOURCES[name], "licence": "see the source; do not pass the images on"}
-        facts |= told
-        print(f"{name}: {'; '.join(map(str, told.values()))}")
     elif request.generated:
         raise CourseError(f"--generated is for a folder with train.csv and {to_arrays.GENERATED}, which {path} is not.")
     elif path.is_dir():
-        found, bad = folders.read(path, request.size, request.skip_bad)
+        found, bad, told = folders.read(path, request.size, request.skip_bad)
     elif path.suffix != ".npz":
         raise CourseError(
             f"{path} is no source for {name}: give a folder with one folder of images for each class, an .npz, "
@@ -143,6 +147,11 @@ def _read_own(name: str, request: Request, path: Path) -> tuple[dict[str, np.nda
         raise CourseError(f"--size and --skip-bad are for folders of images, which {path} is not.")
     else:
         found = arrays.read(path)
+    if len(found["classes"]) < 2:
+        raise CourseError(f"{path} has a single class, {found['classes'][0]}: there must be two at least.")
+    if told:
+        facts |= told
+        print(f"{name}: {'; '.join(map(str, told.values()))}")
     if bad:
         facts["left_out"] = bad
         print(f"{name}: {len(bad)} unreadable files are left out (named in the record), the first: {bad[0]}")

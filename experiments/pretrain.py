@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torchvision.utils import save_image
 
-from course.command import resumable
+from course.command import first_line, resumable
 from lt_utils.data.datasets import BUNDLED_FOLDER, ImageData, load
 from lt_utils.data.npz import sha256
 from lt_utils.diffusion.class_balancing import MECHANISMS, train_generator
@@ -221,7 +221,7 @@ class Pretraining:
 @resumable
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status: 0 all finished, 2 refused, 130 stopped."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.pretrain", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m experiments.pretrain", description=first_line(__doc__))
     parser.add_argument("names", nargs="*", help="what to train; --list tells the names")
     parser.add_argument("--list", action="store_true", help="list the names and what is finished")
     parser.add_argument("--config", type=Path, default=REPOSITORY / "config" / "pretrained.yaml")

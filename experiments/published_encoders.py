@@ -12,6 +12,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from course.command import first_line
 from lt_utils.data import datasets
 from lt_utils.data.longtail import class_counts
 from lt_utils.errors import CourseError
@@ -79,9 +80,7 @@ def record(folder: str | Path) -> dict:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status: 0, or 2 when something is missing."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.published_encoders", description=__doc__.splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m experiments.published_encoders", description=first_line(__doc__))
     parser.add_argument("folder", type=Path, help="folder with " + " and ".join(WEIGHTS.values()))
     path = REPOSITORY / "notebooks" / "reference" / "03_encoders_as_published.json"
     try:

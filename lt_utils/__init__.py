@@ -27,6 +27,10 @@ from lt_utils import _moved
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
+# A terminal or a log that is not UTF-8 shows ? for a sign that it does not know; print would end the work with an error.
+if getattr(sys.stdout, "errors", None) == "strict" and hasattr(sys.stdout, "reconfigure"):
+    sys.stdout.reconfigure(errors="replace")
+
 __version__ = "0.1.0"
 
 if sys.argv[:1] == ["-m"]:

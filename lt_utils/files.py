@@ -22,6 +22,11 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _locks: dict[Path, FileLock] = {}  # held for the life of the process: the system frees them at its end, however it ends
 
 
+def folder_in(variable: str, default: Path) -> Path:
+    """The folder that an environment variable names, absolute, ~ being the home; without it the default."""
+    return Path(os.path.expanduser(os.environ.get(variable) or default)).absolute()
+
+
 def is_name(value: object) -> bool:
     """Whether this can be a folder or a file of its own below another: a text of letters, digits and . _ -, not first . or -."""
     return isinstance(value, str) and re.fullmatch(r"\w[\w.-]*", value) is not None

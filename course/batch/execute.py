@@ -22,10 +22,12 @@ from pathlib import Path
 
 import yaml
 
+from course.gates import FIGURES, figures_of
+from course.kernel import own_kernel
 from lt_utils.errors import CourseError
 from lt_utils.files import is_damaged, lock, read_json, unlock, write_json
 from lt_utils.runs.folder import folders, move_aside, root
-from lt_utils.runs.parameters import declared, notebook_path, notebooks_folder
+from lt_utils.runs.parameters import declared, notebook_path, notebooks_folder, read_notebook
 from lt_utils.runs.provenance import surroundings
 
 PATIENCE = 30.0  # seconds to wait until the processes of a killed batch have released a folder
@@ -96,7 +98,7 @@ def _execute(job: dict, folder: Path) -> str | None:
     values = yaml.safe_dump(declared(notebook) | parameters, sort_keys=False, allow_unicode=True)
     (folder / "parameters.yaml").write_text(values, encoding="utf-8")
     part = folder / "notebook.part.ipynb"
-    os.environ |= {**folders(), "JUPYTER_PREFER_ENV_PATH": "1"}  # the kernel starts in the folder of notebooks
+    os.environ |= folders()  # the kernel starts in the folder of notebooks
     _take_gpu()
     with open(folder / "log.txt", "ab") as file:
         for descriptor in (1, 2):  # all that this process and its kernel print from here on
@@ -110,7 +112,8 @@ def _execute(job: dict, folder: Path) -> str | None:
 
     try:
         how = dict(kernel_name="python3", cwd=str(notebooks_folder()), progress_bar=False, log_output=True)
-        executed = papermill.execute_notebook(str(notebook), str(part), parameters, **how)
+        with own_kernel():
+            executed = papermill.execute_notebook(_as_path(notebook), _as_path(part), parameters, **how)
     except KeyboardInterrupt:
         return "stopped"
     except PapermillExecutionError as error:
@@ -124,11 +127,30 @@ def _execute(job: dict, folder: Path) -> str | None:
         for key in ("input_path", "output_path"):  # no machine paths in what may be published
             executed.metadata.papermill.pop(key, None)
         nbformat.write(executed, part)
-        part.replace(folder / "notebook.ipynb")
-        return None
+        failure = lost_figures(read_notebook(notebook), executed)
+        if not failure:
+            part.replace(folder / "notebook.ipynb")
+            return None
+        log.error("%s", failure)
     if part.exists():
         part.replace(folder / "failed.ipynb")
     return failure.strip().splitlines()[0]
+
+
+def _as_path(path: Path) -> str:
+    """A path for papermill, which would put a parameter's value in the place of braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def lost_figures(stored: dict, executed: dict) -> str:
+    """ "" if an executed notebook has its figures, else what is wrong: the one in the repository stores how many it makes.
+
+    Three are enough, if it stores more: which of them are drawn may depend on the parameters.
+    """
+    has, needs = len(figures_of(executed)), min(len(figures_of(stored)), FIGURES[0])
+    if has >= needs:
+        return ""
+    return f"{has} figures, and the notebook makes {needs} at least: has a cell chosen another matplotlib backend?"
 
 
 def _take_gpu() -> None:

@@ -18,6 +18,7 @@ from course.batch import report
 from course.batch.execute import is_finished
 from course.batch.monitor import ProgressMonitor
 from course.batch.plan import Job, plan, read_config
+from course.command import first_line
 from lt_utils.errors import CourseError
 from lt_utils.files import REPOSITORY, lock, read_json, write_json
 from lt_utils.progress import duration
@@ -83,6 +84,7 @@ def _snakemake(planned: list[Job], gpu: int, folder: Path, jobs: int, options: l
     threads = _threads(jobs)
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     environment = os.environ | folders() | {"PYTHONPATH": path, "LT_JOB_THREADS": str(threads)}
+    environment["PYTHONIOENCODING"] = "utf-8"  # of what Snakemake and its jobs write, whatever this terminal takes
     if any(option.startswith(("--profile", "--executor", "-e")) for option in options):
         local = ["--jobs", str(jobs)]  # a cluster: it counts the GPUs, and its jobs outlive this process
     else:
@@ -124,7 +126,7 @@ def _gpus() -> list[str]:
 
 def _to_do(command: list[str], environment: dict, planned: list[Job]) -> list[Job]:
     """The planned jobs that Snakemake would run now, from its --summary (a table: file, ..., plan)."""
-    done = subprocess.run([*command, "--summary"], capture_output=True, text=True, env=environment)
+    done = subprocess.run([*command, "--summary"], capture_output=True, encoding="utf-8", env=environment)
     if done.returncode:
         raise CourseError(f"Snakemake cannot plan the batch: {error_summary(done.stderr)}")
     rows = [line.split("\t") for line in done.stdout.splitlines()]
@@ -181,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m course run",
         usage="%(prog)s [-h] [--jobs JOBS] [--again] config [-- options of Snakemake, such as --profile profiles/slurm]",
-        description=__doc__.splitlines()[0],
+        description=first_line(__doc__),
     )
     parser.add_argument("config", type=Path, help="what to run: config/quick.yaml, config/cifar.yaml or your own")
     parser.add_argument("--jobs", type=int, default=1, help="notebooks that run at a time (default 1)")

@@ -11,14 +11,11 @@ from pathlib import Path
 from lt_utils.errors import CourseError, choose
 from lt_utils.files import REPOSITORY, is_name, read_yaml
 from lt_utils.runs.folder import IDENTITY, NOT_IDENTITY, root, run_name
-from lt_utils.runs.parameters import check, code_cells, declared, notebook_path
+from lt_utils.runs.parameters import MOST_SEED, check, code_cells, declared, notebook_path, notes, whole
 
 KEYS = ("profile", "datasets", "imbalances", "seeds", "gpu", "notebooks")
 NOTEBOOK_KEYS = ("once", "seconds", "parameters", "by_dataset", "datasets", "imbalances", "seeds")
 ONCE = ("00_start_here", "12_scoreboard")  # they run once for all data sets, imbalance factors and seeds
-# The largest seed: NumPy takes none from 2^32 and PyTorch none from 2^64, and an image of a training step on ImageNet-LT has
-# about seed * 10^7 * batch.
-MOST_SEED = 10**9
 LISTS = {  # key: the entries if it is missing, what an entry is in words, and the test of an entry
     "datasets": ([], "names of data sets", lambda value: isinstance(value, str)),
     "imbalances": ([100], "numbers from 1 to 100000", lambda value: type(value) in (int, float) and 1 <= value <= 1e5),
@@ -70,7 +67,8 @@ def plan(config: Mapping[str, object]) -> list[Job]:
         raise CourseError(f"The configuration's gpu must be {what}, not {gpus!r}.")
     jobs = []
     for notebook, settings in config["notebooks"].items():
-        known, code = declared(notebook_path(notebook)), code_hash(notebook_path(notebook))
+        path = notebook_path(notebook)
+        known, comments, code = declared(path), notes(path), code_hash(path)
         settings = _pairs(settings, notebook)
         for key in settings:
             choose(f"key of {notebook} in the configuration", key, NOTEBOOK_KEYS)
@@ -82,7 +80,8 @@ def plan(config: Mapping[str, object]) -> list[Job]:
             what = "a number above 0, a guess how long a run takes"
             raise CourseError(f"{notebook}: seconds must be {what}, not {seconds!r}.")
         for name, parameters in _spread(config, notebook, settings):
-            check(parameters, known, notebook)
+            parameters = {key: whole(value, known.get(key)) for key, value in parameters.items()}
+            check(parameters, known, notebook, comments)
             parameters["RUN"] = f"{config['profile']}/{notebook}/{name}"
             check({"RUN": parameters["RUN"]}, known, notebook)
             jobs.append(Job(notebook, name, parameters, code, float(seconds)))

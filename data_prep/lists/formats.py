@@ -26,8 +26,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from PIL import Image
 
+from data_prep import images
 from data_prep.lists.image_files import ImageFiles, check_classes, find_images, read_list
 from lt_utils.errors import CourseError
 from lt_utils.files import read_json
@@ -122,8 +122,8 @@ def with_generated(files: ImageFiles, list_file: str | Path) -> tuple[ImageFiles
 
 def _shows_something(path: Path) -> bool:
     try:
-        with Image.open(path) as image:
-            return max(most for _, most in image.convert("RGB").getextrema()) > BLACK
+        image, _ = images.read_image(path)
+        return max(most for _, most in image.convert("RGB").getextrema()) > BLACK
     except Exception:  # damaged bytes make Pillow raise many kinds
         return False
 

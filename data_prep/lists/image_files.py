@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from data_prep import images
 from lt_utils.errors import CourseError
 
 SHOWN = 3  # missing files that a refusal names
@@ -100,7 +100,7 @@ def find_images(
 ) -> ImageFiles:
     """The images that a list of any form names, found below `root` as `read_list` says; the same refusal of missing ones.
 
-    listed: their paths, with "/" between folders, [N]; labels [N].
+    listed: their paths, with "/" between folders, [N]; labels [N]. CourseError for a file with two labels, too.
     """
     found = _find(listed, str(root))
     if missing := [path for path, there in zip(listed, found, strict=True) if there is None]:
@@ -109,6 +109,9 @@ def find_images(
             f"{', '.join(missing[:SHOWN])}{' ...' if len(missing) > SHOWN else ''}; give the folder that its paths "
             "start from, or fetch the missing files."
         )
+    label: dict[str, int] = {}
+    if two := [path for path, c in zip(found, labels, strict=True) if label.setdefault(path, c) != c]:
+        raise CourseError(f"{list_file} gives {two[0]} two labels ({len(two):,} such lines in all): give it one.")
     return ImageFiles(Path(root), tuple(found), torch.tensor(labels), num_classes, tuple(names))
 
 
@@ -192,10 +195,11 @@ class _Tree:
 
 
 def read_image(path: str | Path) -> Tensor:
-    """The image in a file as RGB, uint8 [3, H, W]. CourseError with the file's name if it is not a whole image."""
+    """The image in a file as RGB, uint8 [3, H, W], upright and opaque as `data_prep.images` says.
+
+    CourseError with the file's name if it is not a whole image with 8 bits a channel."""
     try:
-        with Image.open(path) as image:  # ImageNet's .JPEG files include a PNG and some in CMYK: Pillow reads them all
-            pixels = np.array(image.convert("RGB"))
+        pixels = np.array(images.read_image(Path(path))[0].convert("RGB"))
     except Exception as error:  # damaged bytes make Pillow raise many kinds
         raise CourseError(
             f"{path} is damaged or not an image ({error}): fetch it again, or take it from the list."

@@ -4,11 +4,12 @@
 N x size x size x 3 bytes, 1.4 GB for iNaturalist 2018 at 32 pixels.
 """
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from data_prep import folders
+from data_prep import images
 from data_prep.lists import formats
 from data_prep.lists.image_files import ImageFiles, check_classes
 from lt_utils.errors import CourseError
@@ -64,25 +65,28 @@ def read(
         facts["generated"] = (
             f"{len(train) - real:,} training images are generated ({GENERATED}); {black:,} black left out"
         )
-    folders.check_memory(3 * (len(train) + len(test)) * size**2, size)
+    images.check_memory(3 * (len(train) + len(test)) * size**2, size)
     classes = np.array(train.names or [str(c) for c in range(train.num_classes)])
-    x_train, y_train, bad = _arrays(train, size, skip_bad)
-    x_test, y_test, more = _arrays(test, size, skip_bad)
+    x_train, y_train, bad, remarks = _arrays(train, size, skip_bad)
+    x_test, y_test, more, others = _arrays(test, size, skip_bad)
+    facts |= images.facts_of(remarks + others)
     arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test, "classes": classes}
     return arrays, bad + more, facts
 
 
-def _arrays(files: ImageFiles, size: int, skip_bad: bool) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """The images [N, size, size, 3] and labels [N] of a list, and what was wrong with the files left out."""
-    images = np.empty((len(files), size, size, 3), np.uint8)  # filled as they come: no image is held twice
+def _arrays(files: ImageFiles, size: int, skip_bad: bool) -> tuple[np.ndarray, np.ndarray, list[str], Counter[str]]:
+    """The images [N, size, size, 3] and labels [N] of a list, what was wrong with the files left out, and the remarks."""
+    pictures = np.empty((len(files), size, size, 3), np.uint8)  # filled as they come: no image is held twice
     kept: list[int] = []
     bad: list[str] = []
+    remarks: Counter[str] = Counter()
     paths = [files.root / path for path in files.paths]
-    for i, image in enumerate(folders.decoded(paths, size)):
-        if isinstance(image, str):
-            bad.append(f"{paths[i]} ({image})")
+    for i, (image, remark) in enumerate(images.decoded(paths, size)):
+        if image is None:
+            bad.append(f"{paths[i]} ({remark})")
         else:
-            images[len(kept)] = image  # grey is repeated three times
+            pictures[len(kept)] = image  # grey is repeated three times
             kept.append(i)
-    folders.check_bad(bad, len(files), skip_bad)
-    return images[: len(kept)], files.labels.numpy()[kept], bad
+            remarks[remark] += 1
+    images.check_bad(bad, len(files), skip_bad)
+    return pictures[: len(kept)], files.labels.numpy()[kept], bad, remarks

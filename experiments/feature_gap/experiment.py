@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from course.command import resumable
+from course.command import first_line, resumable
 from course.reference import averaged, save_reference
 from experiments.feature_gap import arms
 from experiments.feature_gap.arms import CONTROLS, DIFFUSION, SPREAD_OUT, VIEWS, Arm
@@ -139,7 +139,7 @@ def summary(rows: list[dict], right: dict[Arm, Tensor]) -> list[dict]:
 @resumable
 def main(arguments: list[str] | None = None) -> int:
     """The command line; exit status 0, 2 with one sentence, or 130 when it was stopped."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.feature_gap", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m experiments.feature_gap", description=first_line(__doc__))
     parser.add_argument("--to", type=Path, required=True, help="folder of this run; a stopped run goes on there")
     parser.add_argument("--data", default="fashion-mnist-small", help="data set, as in DATASET of the notebooks")
     parser.add_argument("--imbalance", type=float, default=100, help="imbalance factor")

@@ -12,15 +12,14 @@ command can be given again. For each method and seed there is a run folder, <run
 """
 
 import argparse
-import math
 import re
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from course.batch.plan import MOST_SEED, check_once
-from course.command import resumable
+from course.batch.plan import check_once
+from course.command import first_line, resumable
 from data_prep.lists import formats
 from data_prep.lists.image_files import ImageFiles
 from experiments.imagenet_lt.encoder import ResNet10, encode_files, train_encoder
@@ -45,7 +44,7 @@ LIST = {"list": "ImageNet_LT_train.txt", "root": "imagenet"}
 METHOD = {"head": "linear", "epochs": 90, "batch_size": 128, "lr": 0.2, "weight_decay": 5e-4}
 GENERATOR = {"steps": 20000, "width": 512, "blocks": 4, "batch_size": 1024}
 RETRAINING = {"ratio": 0.2, "group": "few", "epochs": 400}
-SETTINGS = {"name": "imagenet-lt", "train": LIST, "test": LIST, "size": 224, "workers": None, "seeds": [0]}
+SETTINGS = {"name": "imagenet-lt", "train": LIST, "test": LIST, "size": 224, "workers": None, "seeds": []}
 SETTINGS |= {"methods": {"CE": METHOD}, "generator": GENERATOR, "retraining": RETRAINING}
 
 
@@ -69,9 +68,11 @@ def read_settings(path: str | Path) -> dict:
         raise CourseError(f"{name}: the name of a method cannot have a slash, as {strange[0]!r} has.")
     if settings["generator"]["width"] % 2:
         raise CourseError(f"{name}, generator: width must be even, not {settings['generator']['width']}.")
-    if not settings["seeds"] or not all(type(seed) is int and 0 <= seed <= MOST_SEED for seed in settings["seeds"]):
+    if not settings["seeds"] or not all(
+        type(seed) is int and 0 <= seed <= parameters.MOST_SEED for seed in settings["seeds"]
+    ):
         raise CourseError(
-            f"{name}: seeds must be a list of whole numbers from 0 to {MOST_SEED}, not {settings['seeds']}."
+            f"{name}: seeds must be a list of whole numbers from 0 to {parameters.MOST_SEED}, not {settings['seeds']}."
         )
     check_once(settings["seeds"], f"{name}: seeds")
     workers = settings["workers"]
@@ -86,10 +87,6 @@ def _check(values: object, known: dict, where: str) -> None:
         lacks = "nothing" if not isinstance(values, dict) else f"no {missing[0]}"
         raise CourseError(f"{where} says {lacks}: it needs {', '.join(known)}.")
     parameters.check(values, known, where)
-    for key, value in values.items():
-        least = int(type(known[key]) is int)  # sizes and lengths from 1; rates and ratios from 0
-        if type(known[key]) in (int, float) and not least <= value < math.inf:
-            raise CourseError(f"{where}: {key} must be a number from {least}, not {value}.")
 
 
 def read_lists(settings: dict) -> tuple[ImageFiles, ImageFiles]:
@@ -218,7 +215,7 @@ def _run_one(run: Run, settings: dict, stages: tuple[str, ...], files: ImageFile
 @resumable
 def main(arguments: list[str] | None = None) -> int:
     """The command line; exit status 0, 2 with one sentence, or 130 when it was stopped."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.imagenet_lt", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m experiments.imagenet_lt", description=first_line(__doc__))
     parser.add_argument("config", type=Path, help="config/imagenet_lt.yaml, or your own")
     parser.add_argument("stages", nargs="*", help=f"some of {', '.join(STAGES)}; default: all")
     chosen = parser.parse_args(arguments)

@@ -5,4 +5,5 @@ from lt_utils.data.augmentation import random_flip, strong_view, to_bytes, to_si
 from lt_utils.data.autoaugment import auto_augment
 from lt_utils.data.datasets import ImageData, data_folder, load, names
 from lt_utils.data.edm_augmentation import edm_augment
-from lt_utils.data.longtail import class_counts, class_table, group_indices, group_of, hold_out, subset
+from lt_utils.data.longtail import class_counts, class_table, group_indices, group_of, hold_out
+from lt_utils.data.longtail import latin_square, ordered_counts, subset

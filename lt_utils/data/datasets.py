@@ -4,7 +4,6 @@
 `npz` describes what such a file holds.
 """
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ import torch
 
 from lt_utils.data import longtail, npz
 from lt_utils.errors import CourseError, choose
-from lt_utils.files import REPOSITORY
+from lt_utils.files import REPOSITORY, folder_in
 from lt_utils.hashing import data_key
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
@@ -144,6 +143,38 @@ class ImageData:
             train_labels=labels,
         )
 
+    def mixed_into(self, head: int, partners: torch.Tensor, share: float, weight: float, seed: int = 0) -> "ImageData":
+        """Return this data set with a share of the training images of class `head` overwritten by mixtures, labels unchanged.
+
+        round(share * n_head) random images become weight * partner + (1 - weight) * image, rounded to uint8. So no class
+        gains or loses an image or a label; only what the images of `head` show changes.
+
+        Args:
+            partners: images uint8 [M, channels, H, W]; each is used as often as any other, give or take one.
+            share: of the images of `head`, 0 .. 1. weight: of the partner, 0 .. 1: at 1 a copy of it, with the label `head`.
+
+        Raises CourseError for a share or weight outside 0 .. 1, partners that do not fit, and a class without images.
+        """
+        for what, value in (("share of images", share), ("weight of the partner", weight)):
+            if not 0 <= value <= 1:
+                raise CourseError(f"The {what} must lie in 0 .. 1, not {value:g}.")
+        if not 0 <= head < self.num_classes or not self.counts[head]:
+            raise CourseError(f"There is no class {head} with training images to mix something into.")
+        if not len(partners) or partners.shape[1:] != self.train_images.shape[1:] or partners.dtype != torch.uint8:
+            shape, given = list(self.train_images.shape[1:]), f"{list(partners.shape)} {partners.dtype}"
+            raise CourseError(f"Partners are uint8 images {shape}, at least one of them: {given} are none.")
+        chance = torch.Generator().manual_seed(seed)
+        own = (self.train_labels.cpu() == head).nonzero()[:, 0]
+        chosen = own[torch.randperm(len(own), generator=chance)[: round(share * len(own))]]
+        turn = torch.randperm(len(partners), generator=chance)[torch.arange(len(chosen)) % len(partners)]
+        first, second = (
+            partners[turn.to(partners.device)].to(self.train_images).float(),
+            self.train_images[chosen].float(),
+        )
+        images = self.train_images.clone()
+        images[chosen] = (weight * first + (1 - weight) * second).round().byte()
+        return replace(self, name=f"{self.name}-mixed", train_images=images)
+
     def hold_out(self, per_class: int | None = None, fraction: float | None = None, seed: int = 0) -> "ImageData":
         """Return this data set with some TRAINING images in the place of the test images: a validation split.
 
@@ -170,7 +201,7 @@ class ImageData:
 
 def data_folder(folder: str | Path | None = None) -> Path:
     """Return the folder of prepared data sets, absolute: `folder`, else the environment's LT_DATA, else <repository>/data."""
-    return Path(folder or os.environ.get("LT_DATA") or REPOSITORY / "data").absolute()
+    return Path(folder).expanduser().absolute() if folder else folder_in("LT_DATA", REPOSITORY / "data")
 
 
 def names(folder: str | Path | None = None) -> list[str]:

@@ -16,6 +16,30 @@ PROFILES = ("exponential", "step")
 GROUPS = ("many", "medium", "few")
 
 
+def check_labels(labels: torch.Tensor, n: int, num_classes: int, where: str = "labels") -> None:
+    """CourseError unless `labels` are n whole numbers in 0 .. num_classes - 1, shape [n].
+
+    Labels [n, 1], or probabilities of classes, would be compared with every row of [n, C], and a result come out.
+    """
+    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if not whole or labels.shape != (n,):
+        raise CourseError(
+            f"{where} must be {n:,} whole numbers, one for each row, not {str(labels.dtype).removeprefix('torch.')} "
+            f"{list(labels.shape)}: flatten them, or take the class of each row."
+        )
+    if n and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise CourseError(
+            f"{where} run from {labels.min()} to {labels.max()}; with {num_classes} classes they must be in "
+            f"0 .. {num_classes - 1}."
+        )
+
+
+def check_counts_fit(counts: Sequence[int], num_classes: int) -> None:
+    """CourseError unless there is one count for each class: a single one would be taken for all."""
+    if len(counts) != num_classes:
+        raise CourseError(f"{len(counts)} class counts do not fit logits of {num_classes} classes: give one each.")
+
+
 def class_counts(
     n_max: int,
     num_classes: int,
@@ -57,6 +81,39 @@ def class_counts(
             f"with {n_max:,} images in the largest class the largest possible factor is {n_max}."
         )
     return counts
+
+
+def ordered_counts(counts: Sequence[int], order: Sequence[int]) -> list[int]:
+    """The counts of each class if the classes stand in another order from head to tail: class order[i] gets counts[i].
+
+    Raises CourseError for an order that does not name each class once.
+
+    >>> ordered_counts([1000, 100, 10], order=[2, 0, 1])
+    [100, 10, 1000]
+    """
+    if sorted(order) != list(range(len(counts))):
+        raise CourseError(
+            f"A class order names each of the classes 0 to {len(counts) - 1} once: {list(order)} does not."
+        )
+    return [count for _, count in sorted(zip(order, counts, strict=True))]
+
+
+def latin_square(num_classes: int, rows: int | None = None) -> list[list[int]]:
+    """Class orders from head to tail, each the one before moved on by a place, so that every class stands once at every place.
+
+    rows: how many of the orders, evenly spaced, the natural one first; default: all. Raises CourseError for fewer than two
+    classes, or for rows outside 1 .. num_classes.
+
+    >>> latin_square(3)
+    [[0, 1, 2], [1, 2, 0], [2, 0, 1]]
+    """
+    if num_classes < 2:
+        raise CourseError(f"An order of classes needs at least two classes; there is {num_classes}.")
+    rows = num_classes if rows is None else rows
+    if not 1 <= rows <= num_classes:
+        raise CourseError(f"{num_classes} classes have 1 to {num_classes} orders, not {rows}.")
+    starts = [row * num_classes // rows for row in range(rows)]
+    return [[(start + place) % num_classes for place in range(num_classes)] for start in starts]
 
 
 def subset(

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from lt_utils.errors import CourseError
 
+LARGEST_BETA = 0.999  # where a rule would give more: something must be left of x_{t-1}
+
 
 class Schedule:
     """A noise schedule: alpha_bar, float64 [T], strictly falling inside (0, 1). Raises CourseError otherwise."""
@@ -56,12 +58,18 @@ class Schedule:
         return self.alpha_bar / (1 - self.alpha_bar)
 
 
-def linear_schedule(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Schedule:
-    """beta rises linearly from `first` to `last` (Ho et al. 2020, DDPM)."""
+def linear_schedule(steps: int = 1000, first: float | None = None, last: float | None = None) -> Schedule:
+    """beta rises linearly from `first` to `last`, by default from 1e-4 to 0.02 in 1000 steps (Ho et al. 2020, DDPM).
+
+    With another number of steps these defaults are 1000 / steps times as large, 0.999 at most, so that as little signal is
+    left at the end: samplers begin with noise alone. Values that are given are taken as they are.
+    """
+    first = 1e-4 * 1000 / steps if first is None else first
+    last = min(0.02 * 1000 / steps, LARGEST_BETA) if last is None else last
     return Schedule(torch.cumprod(1 - torch.linspace(first, last, steps, dtype=torch.float64), 0))
 
 
-def cosine_schedule(steps: int = 1000, offset: float = 0.008, largest_beta: float = 0.999) -> Schedule:
+def cosine_schedule(steps: int = 1000, offset: float = 0.008, largest_beta: float = LARGEST_BETA) -> Schedule:
     """alpha_bar follows a squared cosine (Nichol & Dhariwal 2021, equation 17), each beta at most `largest_beta`."""
     angle = (torch.arange(steps + 1, dtype=torch.float64) / steps + offset) / (1 + offset) * math.pi / 2
     alpha_bar = torch.cos(angle) ** 2

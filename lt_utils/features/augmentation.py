@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lt_utils.data.longtail import group_indices
+from lt_utils.data.longtail import check_labels, group_indices
 from lt_utils.diffusion.feature_diffusion import FeatureGenerator
 from lt_utils.diffusion.ldmlr import PublishedGenerator
 from lt_utils.errors import CourseError, choose
@@ -79,7 +79,7 @@ def none_added(features: Tensor, labels: Tensor, amounts: Sequence[int], seed: i
 
 def resampled_real(features: Tensor, labels: Tensor, amounts: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor]:
     """Real features of each class again, drawn with replacement (a bootstrap): more weight, nothing new."""
-    added, counts = _asked_of(labels, amounts)
+    added, counts = _asked_of(features, labels, amounts)
     return features[_random_members(labels, added, counts, seed)], added
 
 
@@ -89,14 +89,16 @@ def repeated_real(features: Tensor, labels: Tensor, amounts: Sequence[int], seed
     Where amounts[c] is no multiple of what the class has, those that come once more than the others are drawn. With a full
     top-up the mean loss is that of class-balanced cross-entropy, to within these.
     """
-    added, counts = _asked_of(labels, amounts)
+    added, counts = _asked_of(features, labels, amounts)
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
     turn = torch.cat([torch.arange(n) for n in amounts]).to(labels.device) % counts[added]
     return features[shuffled[_members(labels[shuffled], added, counts, turn)]], added
 
 
-def _asked_of(labels: Tensor, amounts: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The labels [M] that `amounts` asks for, and how many real features each class has, [C]. CourseError if one has none."""
+def _asked_of(features: Tensor, labels: Tensor, amounts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The labels [M] that `amounts` asks for, and how many real features each class has, [C]. CourseError if one has none,
+    or if labels and amounts are not those of these features."""
+    check_labels(labels, len(features), len(amounts))
     counts = torch.bincount(labels, minlength=len(amounts))
     if short := [c for c, n in enumerate(amounts) if n and not counts[c]]:
         raise CourseError(f"Class {short[0]} has no real feature to draw from: give it amount 0.")
@@ -125,7 +127,7 @@ def class_gaussian(
     most, so flat in the tail); in between, a mixture of the two. CourseError for a class without a real feature, and for
     features that are not finite numbers.
     """
-    added, _ = _asked_of(labels, amounts)
+    added, _ = _asked_of(features, labels, amounts)
     means = class_means(features, labels, len(amounts))
     root = _covariance_root(features, labels, len(amounts))  # [D, D]
     noise = _normal(len(added), features.shape[1], seed=seed).to(features.device)
@@ -145,7 +147,7 @@ def translated(features: Tensor, labels: Tensor, amounts: Sequence[int], seed: i
     h is drawn from the classes with more features than c, or as many and listed before it (the largest class takes its
     own). CourseError for a class without a real feature.
     """
-    added, _ = _asked_of(labels, amounts)
+    added, _ = _asked_of(features, labels, amounts)
     means = class_means(features, labels, len(amounts))
     donors, donor_labels = _from_larger_classes(features, labels, added, len(amounts), seed)
     return means[added] + donors - means[donor_labels], added

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from lt_utils.data.longtail import check_labels
 from lt_utils.diffusion.feature_diffusion import Standardiser
 from lt_utils.errors import CourseError, choose
 from lt_utils.features.encoding import Encoded
@@ -16,7 +17,8 @@ from lt_utils.features.statistics import class_covariances
 from lt_utils.features.views import Views
 from lt_utils.metrics.recognition import accuracy, scores
 from lt_utils.models.heads import CosineHead, LinearHead
-from lt_utils.recognition.losses import isda_loss, label_shift, log_prior, semantic_margins
+from lt_utils.recognition.losses import label_shift, log_prior
+from lt_utils.recognition.semantic import isda_loss, semantic_margins
 from lt_utils.training.loop import Step, step_now, train
 from lt_utils.training.lr_schedules import cosine
 
@@ -62,6 +64,7 @@ def retrain_head(
 
     data: the real features. added [M, D], added_labels [M]: what a source made, M >= 0.
     """
+    check_labels(added_labels, len(added), data.num_classes, "added_labels")
     features = torch.cat([data.train, added])
     labels = torch.cat([data.train_labels, added_labels])
     head = copy.deepcopy(data.head).requires_grad_(True)
@@ -168,8 +171,11 @@ def fit_head(
     choose("kind of head", kind, ("linear", "cosine"))
     if semantic and (kind != "linear" or mixup):
         raise CourseError("The expected loss of semantic directions needs a linear head and no mixup: leave one out.")
+    if kind == "cosine" and start_tau is not None:
+        raise CourseError("start_tau is where a linear head starts; a cosine head starts at random: leave it out.")
     classes, n, rounds = encoded.num_classes, len(views.labels), len(views.features)
     added_features, added_labels = added if added is not None else (views.features[0, :0], views.labels[:0])
+    check_labels(added_labels, len(added_features), classes, "the labels of added")
     # All that a step can draw, in one row: every view of image 0 .. N-1, view after view, then the added features.
     pool = torch.cat([views.features.flatten(0, 1), added_features])  # [K N + M, D]
     first = torch.cat([views.labels.repeat(rounds), added_labels])

@@ -5,11 +5,13 @@ import math
 import torch
 from torch import Tensor
 
+from lt_utils.data.longtail import check_labels
 from lt_utils.errors import CourseError
 
 
 def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Mean feature of each class, [C, D]; nan for a class without a feature."""
+    check_labels(labels, len(features), num_classes)
     total = features.new_zeros(num_classes, features.shape[1]).index_add_(0, labels, features)
     return total / torch.bincount(labels, minlength=num_classes)[:, None]
 
@@ -27,6 +29,10 @@ def relative_length(means: Tensor, reference: Tensor) -> Tensor:
 
     Both are centred by the average of the reference means, m_c = mean_c - centre: <m_c, r_c> / |r_c|^2.
     """
+    if means.shape != reference.shape:
+        raise CourseError(
+            f"Means and reference must have one shape, not {list(means.shape)} and {list(reference.shape)}."
+        )
     centre = reference.mean(0)
     means, reference = means - centre, reference - centre
     return (means * reference).sum(1) / reference.square().sum(1)
@@ -37,6 +43,8 @@ def nearest_distance(features: Tensor, others: Tensor, *, same: bool = False) ->
 
     same: the two sets are one and the same, so a feature is not its own neighbour.
     """
+    if same and features.shape != others.shape:
+        raise CourseError(f"One set is not of {list(features.shape)} and of {list(others.shape)}: leave out same=True.")
     # The default of cdist loses digits where the distance is small, and small distances are the point here.
     distance = torch.cdist(features, others, compute_mode="donot_use_mm_for_euclid_dist")
     if same:

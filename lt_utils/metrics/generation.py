@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lt_utils.data.longtail import group_indices
+from lt_utils.data.longtail import check_labels, group_indices
 from lt_utils.errors import CourseError
 from lt_utils.metrics.extractors import Extractor
 from lt_utils.metrics.neighbours import check_features, group_memorisation, precision_recall
@@ -53,8 +53,8 @@ def inception_score(probabilities: Tensor, splits: int = 10, seed: int | None = 
     p = to_float64(probabilities)
     if not 1 <= splits <= len(p):
         raise CourseError(f"{len(p)} samples cannot be split into {splits} parts: use fewer splits.")
-    if not torch.allclose(p.sum(1), torch.ones_like(p[:, 0]), atol=1e-3):
-        raise CourseError("The Inception score needs probabilities: give logits.softmax(dim=1), not the logits.")
+    if p.ndim != 2 or (p < 0).any() or not torch.allclose(p.sum(1), torch.ones_like(p[:, 0]), atol=1e-3):
+        raise CourseError("The Inception score needs probabilities [N, K]: give logits.softmax(dim=1), not the logits.")
     if seed is not None:
         p = p[torch.randperm(len(p), generator=torch.Generator().manual_seed(seed)).to(p.device)]
     values = []
@@ -163,6 +163,9 @@ def diversity(features: Tensor, labels: Tensor, real: Tensor, real_labels: Tenso
 
     features [M, D] and labels [M] of generated samples, real [N, D] and real_labels [N], of which 100 a class are used.
     """
+    check_features(features, real)
+    check_labels(labels, len(features), num_classes)
+    check_labels(real_labels, len(real), num_classes, "real_labels")
 
     def apart(some: Tensor) -> Tensor:
         return torch.pdist(to_float64(some).cpu()).mean()
@@ -207,6 +210,12 @@ def measure(
     """
     features, labels = (one.to(device()) for one in real)
     drawn, probabilities, drawn_labels = (one.to(device()) for one in generated)
+    check_labels(labels, len(features), len(counts), "the labels of real")
+    check_labels(drawn_labels, len(drawn), len(counts), "the labels of generated")
+    if len(probabilities) != len(drawn):
+        raise CourseError(
+            f"{len(probabilities)} probabilities do not fit {len(drawn)} generated features: give one row each."
+        )
     groups = {"all": list(range(len(counts)))} | group_indices(counts, many, few)
     found = {}
     for name, classes in groups.items():

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from lt_utils.data.longtail import group_indices
+from lt_utils.data.longtail import check_labels, group_indices
 from lt_utils.errors import CourseError
 from lt_utils.metrics.statistics import to_float64
 
@@ -66,8 +66,10 @@ def precision_recall(real: Tensor, generated: Tensor, k: int = 5) -> tuple[float
     Precision: the share of generated features in the real set. Recall: the share of real features in the generated set.
     Values for k = 5 on Inception features (as CBDM reports) and for k = 3 on VGG features do not compare.
 
-    Raises CourseError if a set has k features or fewer.
+    Raises CourseError if a set has k features or fewer, or for k below 1.
     """
+    if k < 1:
+        raise CourseError(f"k is the number of neighbours, 1 or more, not {k}.")
     if min(len(real), len(generated)) <= k:
         raise CourseError(
             f"Precision and recall with k={k} need more than {k} features of each kind: {len(real)} and {len(generated)}."
@@ -104,6 +106,8 @@ def group_memorisation(
     Each pair is features and labels. Every generated image is compared with the training images of its own class alone.
     A class without an image of one kind is left out; a group of such classes is nan.
     """
+    for (features, labels), name in zip((generated, training, fresh), ("generated", "training", "fresh"), strict=True):
+        check_labels(labels, len(features), len(counts), f"the labels of {name}")
     ratios = []
     for c in range(len(counts)):
         parts = [features[labels == c] for features, labels in (generated, training, fresh)]

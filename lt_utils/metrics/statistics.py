@@ -35,8 +35,12 @@ def paired_difference(first: Tensor, second: Tensor) -> tuple[float, float, floa
     """Mean difference of two methods in points, and its two standard errors: over the seeds, and over the test images.
 
     first, second: what each got right, [seeds, images], 0 or 1, with the same seeds and images. All seeds share the images,
-    so more seeds do not make the second error smaller. The first is nan for a single seed.
+    so more seeds do not make the second error smaller. The first is nan for a single seed. CourseError for other shapes.
     """
+    if first.ndim != 2 or first.shape != second.shape:
+        raise CourseError(
+            f"Two results [seeds, images] of one shape are needed, not {list(first.shape)} and {list(second.shape)}."
+        )
     d = 100 * (to_float64(first) - to_float64(second))
     mean, error = mean_error(d.mean(1).tolist())
     return mean, error, (d.mean(0).std() / d.shape[1] ** 0.5).item()

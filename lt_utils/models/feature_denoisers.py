@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lt_utils.errors import CourseError
-from lt_utils.models.unet import Condition
+from lt_utils.models.unet import Condition, check_inputs
 
 
 class ModulatedBlock(nn.Module):
@@ -49,6 +49,7 @@ class ResidualMLP(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """Output [B, D] for x_t [B, D], steps t [B] and labels y [B] (C = no label)."""
+        check_inputs(x, t, y, "[B, D]", self.no_label)
         condition = F.silu(self.condition(t, y))
         x = self.stem(x)
         for block in self.blocks:
@@ -165,6 +166,7 @@ class FeatureUNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """Output [B, D] for x_t [B, D], steps t [B] and labels y [B] (C = no label, which training never shows)."""
+        check_inputs(x, t, y, "[B, D]", self.no_label)
         condition = self.condition(t, y)
         x = stem = self.stem(x[:, None]) + (0 if self.positions is None else self.positions)
         skips = []

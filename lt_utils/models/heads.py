@@ -29,7 +29,10 @@ class CosineHead(nn.Module):
         self.scale = scale
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.scale * F.linear(F.normalize(features, dim=1), F.normalize(self.weight, dim=1))
+        # Not in bfloat16: times 30, its cosines would be an eighth apart.
+        with torch.autocast(features.device.type, enabled=False):
+            features = F.normalize(features.to(self.weight.dtype), dim=1)
+            return self.scale * F.linear(features, F.normalize(self.weight, dim=1))
 
 
 class WCDASHead(nn.Module):
@@ -64,9 +67,16 @@ class WCDASHead(nn.Module):
             return (1 + F.softplus(self.raw_scale)) * self.density(cosine)
 
 
-HEADS = {"linear": LinearHead, "cosine": CosineHead, "wcdas": WCDASHead}
+class SharpCosineHead(CosineHead):
+    """A cosine head of scale 30, as LDAM has it."""
+
+    def __init__(self, dim: int, num_classes: int) -> None:
+        super().__init__(dim, num_classes, scale=30.0)
+
+
+HEADS = {"linear": LinearHead, "cosine": CosineHead, "cosine-30": SharpCosineHead, "wcdas": WCDASHead}
 
 
 def build_head(name: str, dim: int, num_classes: int) -> nn.Module:
-    """The head called `name` ("linear", "cosine", "wcdas") for features of length `dim`. CourseError if unknown."""
+    """The head called `name`, one of HEADS, for features of length `dim`. CourseError if unknown."""
     return HEADS[choose("head", name, HEADS)](dim, num_classes)

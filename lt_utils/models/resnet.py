@@ -45,7 +45,7 @@ class ResNet(nn.Module):
         channels: channels of the images, 1 or 3.
         depth: 8, 14, 20, 26, 32, ...
         width: channels of the first stage; the stages have width, 2 width and 4 width, and a feature has 4 width numbers.
-        head: "linear", "cosine" or "wcdas".
+        head: "linear", "cosine", "cosine-30" or "wcdas".
         mean, std: per channel, for images in 0..1; the network normalises its own input, so no caller can forget it.
 
     Raises CourseError for a depth that is not 6n + 2 or an unknown head.
@@ -99,6 +99,12 @@ class ResNet(nn.Module):
         """Features [B, 4 width], all >= 0, of images [B, channels, H, W] in 0..1. CourseError for uint8 images."""
         if not images.is_floating_point():
             raise CourseError("An encoder takes images in 0..1: pass uint8 images through lt_utils.data.unit.")
+        channels = self.config["channels"]
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise CourseError(
+                f"This encoder takes images [B, {channels}, H, W], not {list(images.shape)}; for RGB, grey ones become so by "
+                "images.expand(-1, 3, -1, -1)."
+            )
         x = (images - self.mean) / self.std
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = self.layer3(self.layer2(self.layer1(x)))
@@ -127,6 +133,8 @@ def encode(model: ResNet, images: Tensor, batch_size: int = 500) -> tuple[Tensor
 
     The images may lie on another device than the model; features and logits lie on the model's.
     """
+    if images.dtype != torch.uint8:
+        raise CourseError(f"encode takes uint8 images, 0 .. 255, not {str(images.dtype).removeprefix('torch.')}.")
     was_training, where = model.training, model.conv1.weight.device
     model.eval()
     features = [model.features(unit(part.to(where))) for part in images.split(batch_size)]

@@ -20,6 +20,22 @@ def sinusoid(t: Tensor, dim: int) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
 
 
+def check_inputs(x: Tensor, t: Tensor, y: Tensor, shape: str, num_classes: int) -> None:
+    """CourseError unless x_t has as many dimensions as `shape` names, "[B, D]", t and y are [B], which otherwise broadcast, and
+    y is in 0 .. C (not looked at on a GPU, which would have to wait for it, and without classes)."""
+    if x.ndim != shape.count(",") + 1 or not t.shape == y.shape == x.shape[:1]:
+        raise CourseError(
+            f"A denoiser takes x_t {shape}, steps t [B] and labels y [B], not {list(x.shape)}, {list(t.shape)} and "
+            f"{list(y.shape)}."
+        )
+    if num_classes and y.device.type == "cpu" and not torch.compiler.is_compiling() and len(y):
+        if not 0 <= y.min() <= y.max() <= num_classes:
+            raise CourseError(
+                f"Labels run from {y.min()} to {y.max()}; a denoiser of {num_classes} classes takes 0 .. {num_classes}, the last "
+                "being no label."
+            )
+
+
 class Condition(nn.Module):
     """MLP(sinusoid(t)) + label embedding: the vector [B, out] by which every block knows the step and the class.
 
@@ -41,12 +57,16 @@ class Condition(nn.Module):
 
     def forward(self, t: Tensor, y: Tensor, augmentation: Tensor | None = None) -> Tensor:
         embedding = self.mlp(sinusoid(t, self.dim))
-        if augmentation is not None and self.augmentation is not None:
+        if augmentation is not None:
+            if self.augmentation is None:
+                raise CourseError(
+                    "This network knows nothing of augmentation: build it with augmentation=9, or give None."
+                )
             embedding = embedding + self.augmentation(augmentation)
         if self.label is None:
             return embedding
-        known = (y < self.label.num_embeddings)[:, None]
-        return embedding + self.label(y.clamp(max=self.label.num_embeddings - 1)) * known
+        known = y != self.label.num_embeddings
+        return embedding + self.label(y.where(known, 0)) * known[:, None]
 
 
 class GroupNorm(nn.GroupNorm):
@@ -109,7 +129,8 @@ class UNet(nn.Module):
         channels: channels of the images [B, channels, H, W]; H and W divisible by patch * 2^(levels - 1).
         num_classes: number of classes C; 0 for an unconditional network.
         width: channels at full resolution. mults: channels of each level, as multiples of width.
-        attention: the levels (0 = full resolution) with attention; the middle block always has it.
+        attention: the levels (0 = full resolution) with attention, default level 1 if there is one; the middle block always
+            has it.
         blocks: residual blocks per level on the way down. dropout: probability in each residual block.
         augmentation: numbers that describe how an image was augmented, 9 with `edm_augment`; 0 for a network without.
         groups: groups of every normalisation; default: 32, of four channels or more.
@@ -126,7 +147,7 @@ class UNet(nn.Module):
         num_classes: int,
         width: int = 32,
         mults: tuple[int, ...] = (1, 2, 2),
-        attention: tuple[int, ...] = (1,),
+        attention: tuple[int, ...] | None = None,
         blocks: int = 2,
         dropout: float = 0.0,
         augmentation: int = 0,
@@ -134,6 +155,16 @@ class UNet(nn.Module):
         patch: int = 1,
     ) -> None:
         super().__init__()
+        attention = (1,)[: len(mults) - 1] if attention is None else attention
+        if not mults or blocks < 1:
+            raise CourseError(
+                f"A U-Net has one level and one block at least, not mults {tuple(mults)} and blocks {blocks}."
+            )
+        if strange := [level for level in attention if level not in range(len(mults))]:
+            raise CourseError(
+                f"attention names levels of the U-Net, 0 (full resolution) to {len(mults) - 1}, not pixels: there is no level "
+                f"{strange[0]}."
+            )
         if patch < 1:
             raise CourseError(f"patch is the side of a square of pixels, 1 or more, not {patch}.")
         self.config = dict(
@@ -184,6 +215,7 @@ class UNet(nn.Module):
 
         augmentation [B, 9]: how each image was augmented; None, as in sampling, is "not at all".
         """
+        check_inputs(x, t, y, "[B, channels, H, W]", self.no_label)
         if x.shape[-1] % self.patch or x.shape[-2] % self.patch:
             raise CourseError(
                 f"A U-Net with patch {self.patch} takes images that divide into squares of {self.patch} x {self.patch} pixels, "

@@ -5,25 +5,56 @@ Each function loads the finished network if its checkpoint is there and trains i
 
 import inspect
 import math
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lt_utils.data.augmentation import AUGMENTATIONS, unit
 from lt_utils.data.datasets import ImageData
 from lt_utils.errors import CourseError, choose
+from lt_utils.hashing import fingerprint
 from lt_utils.models.pretrained import load_pretrained, pretrained_card, pretrained_names
 from lt_utils.models.resnet import ResNet, channel_statistics
-from lt_utils.recognition.losses import log_prior, mixup, mixup_loss
+from lt_utils.recognition.losses import Loss, build_loss, log_prior
+from lt_utils.recognition.mixing import mixup, mixup_loss
+from lt_utils.recognition.sampling import StepLoss, deferred, in_order, resampled_order
 from lt_utils.training.devices import device
 from lt_utils.training.loop import train_to_end
 from lt_utils.training.lr_schedules import cosine, multistep
 
-# What each method changes: the head, and the loss on a batch. Label shift is not here: it corrects a trained network.
-METHODS = ("ce", "ce-mixup", "logit-adjusted", "wcdas")
+
+@dataclass(frozen=True)
+class Method:
+    """What a method of training changes; `loss` is a name in LOSSES, `settings` are the loss's own."""
+
+    loss: str = "ce"
+    settings: dict = field(default_factory=dict)
+    head: str = "linear"
+    prior: bool = False  # is the log prior added to the logits in training
+    alpha: float = 0.0  # of mixup
+    resampled: bool = False  # every class equally often
+    late: tuple[str, dict] | None = None  # loss and settings from the share DEFERRED of the training on
+
+
+DEFERRED = 0.8  # Cao et al. 2019: from epoch 160 of 200 on
+# The cosines of LDAM come out of the head times 30 already, and so must its margins be.
+LDAM_SETTINGS = dict(margin=15.0, scale=1.0)
+
+# Label shift is not here: it corrects a trained network.
+METHODS = {
+    "ce": Method(),
+    "ce-mixup": Method(alpha=0.5),
+    "logit-adjusted": Method(prior=True),
+    "wcdas": Method(head="wcdas"),
+    "rs": Method(resampled=True),
+    "rw": Method("cb-ce"),
+    "drw": Method(late=("cb-ce", {})),
+    "focal": Method("focal"),
+    "ldam": Method("ldam", LDAM_SETTINGS, "cosine-30"),
+    "ldam-drw": Method("ldam", LDAM_SETTINGS, "cosine-30", late=("ldam", LDAM_SETTINGS | dict(beta=0.9999))),
+}
 
 # Keywords of `train_encoder` at the size of the papers (a ResNet-32 of 0.46 million parameters).
 RECIPES: dict[str, dict] = {
@@ -62,40 +93,91 @@ def mixing(method: str, alpha: float | None) -> float:
     """The mixup parameter of a method: `alpha` if given, else 0.5 for "ce-mixup" (LDMLR) and 0, no mixup, for others."""
     if alpha is not None and not 0 <= alpha < math.inf:
         raise CourseError(f"alpha, the strength of mixup, must be 0 (none) or above, not {alpha}.")
-    return alpha if alpha is not None else 0.5 if method == "ce-mixup" else 0.0
+    usual = METHODS[choose("method", method, METHODS)].alpha
+    return usual if alpha is None else alpha
 
 
-def encoder_loss(
-    method: str, data: ImageData, pad: int = 4, augment: str = "weak", alpha: float | None = None
-) -> Callable[[nn.Module, Tensor], Tensor]:
-    """loss(model, index) of an encoder method on device-resident data; CourseError lists the known methods.
+def image_loss(
+    loss: Loss,
+    data: ImageData,
+    pad: int = 4,
+    augment: str = "weak",
+    alpha: float = 0.0,
+    shift: Tensor | None = None,
+) -> StepLoss:
+    """loss(model, index): `loss` on augmented device-resident images; alpha > 0 mixes them, and the loss likewise.
 
-    "ce": cross-entropy. "ce-mixup": the same on mixed images (LDMLR's "CE"). "logit-adjusted": the class prior inside
-    the loss. "wcdas": cross-entropy on the logits of a WCDAS head. `augment` names a view in AUGMENTATIONS; `alpha` > 0
-    mixes the images of any method with lambda ~ Beta(alpha, alpha) and its loss likewise, None leaves it to the method.
+    augment: a view in AUGMENTATIONS; CourseError if unknown. shift [C]: added to the logits, once for both labels of a mixture.
     """
-    choose("method", method, METHODS)
-    view, alpha = AUGMENTATIONS[choose("augmentation", augment, AUGMENTATIONS)], mixing(method, alpha)
-    prior = log_prior(data.counts, data.train_labels.device) if method == "logit-adjusted" else None
+    view = AUGMENTATIONS[choose("augmentation", augment, AUGMENTATIONS)]
 
-    def loss(model: nn.Module, index: Tensor) -> Tensor:
+    def step_loss(model: nn.Module, index: Tensor) -> Tensor:
         images, labels = unit(view(data.train_images[index], pad)), data.train_labels[index]
         if alpha:
             images, partner, weight = mixup(images, alpha)
-        logits = model(images)
-        if prior is not None:
-            logits = logits + prior
-        return mixup_loss(logits, labels, partner, weight) if alpha else F.cross_entropy(logits, labels)
+        logits = model(images) if shift is None else model(images) + shift
+        return mixup_loss(logits, labels, partner, weight, loss) if alpha else loss(logits, labels)
 
+    return step_loss
+
+
+def encoder_loss(
+    method: str,
+    data: ImageData,
+    pad: int = 4,
+    augment: str = "weak",
+    alpha: float | None = None,
+    *,
+    steps: int = 1,
+    batch_size: int = 1,
+    seed: int = 0,
+) -> StepLoss:
+    """loss(model, index) of an encoder method on device-resident data; CourseError lists the known methods.
+
+    "ce": cross-entropy. "ce-mixup": the same on mixed images (LDMLR's "CE"). "logit-adjusted": the class prior inside
+    the loss. "wcdas": cross-entropy on the logits of a WCDAS head. "rs": cross-entropy, every class drawn equally often. "rw":
+    class-balanced weights; "drw": from 80 % of the training on. "focal". "ldam": margins, on a cosine head of scale 30;
+    "ldam-drw": with the weights of "drw". `augment` names a view in AUGMENTATIONS; `alpha` > 0 mixes the images of any method,
+    lambda ~ Beta(alpha, alpha), and its loss likewise; None leaves it to the method.
+
+    steps, batch_size, seed: those of the training loop, for the methods that depend on the step: "rs", "drw", "ldam-drw".
+    """
+    alpha, rule, where = mixing(method, alpha), METHODS[method], data.train_labels.device
+    shift = log_prior(data.counts, where) if rule.prior else None
+
+    def of(name: str, settings: dict) -> StepLoss:
+        return image_loss(build_loss(name, data.counts, where, **settings), data, pad, augment, alpha, shift)
+
+    loss = of(rule.loss, rule.settings)
+    if rule.late:
+        loss = deferred(loss, of(*rule.late), round(DEFERRED * steps), seed)
+    if rule.resampled:
+        order = resampled_order(data.train_labels, steps * batch_size, seed=seed)
+        loss = in_order(loss, order.view(steps, batch_size), seed)
     return loss
 
 
 def build_encoder(data: ImageData, method: str = "ce", depth: int = 8, width: int = 16, seed: int = 0) -> ResNet:
     """An untrained encoder for `data` on the accelerator (or CPU), its initial weights drawn with `seed`."""
+    head = METHODS[choose("method", method, METHODS)].head
     torch.manual_seed(seed)
     mean, std = channel_statistics(data.train_images)
-    model = ResNet(data.num_classes, data.channels, depth, width, "wcdas" if method == "wcdas" else "linear", mean, std)
+    model = ResNet(data.num_classes, data.channels, depth, width, head, mean, std)
     return model.to(device(), memory_format=torch.channels_last)
+
+
+def start_from(model: nn.Module, start: nn.Module) -> None:
+    """Copy all weights of `start` but those of its head into `model`, in place.
+
+    Raises CourseError if the two are networks of another architecture.
+    """
+    given, own = ({k: v for k, v in net.state_dict().items() if not k.startswith("head.")} for net in (start, model))
+    if {name: value.shape for name, value in given.items()} != {name: value.shape for name, value in own.items()}:
+        raise CourseError(
+            "The network given as start has another architecture than the encoder to train: give both the same depth, width "
+            "and image channels."
+        )
+    model.load_state_dict(given, strict=False)
 
 
 def train_encoder(
@@ -114,31 +196,42 @@ def train_encoder(
     augment: str = "weak",
     alpha: float | None = None,
     nesterov: bool = True,
+    start: nn.Module | None = None,
     title: str = "",
 ) -> ResNet:
     """Train an encoder by `method` for `epochs` with SGD (momentum 0.9); the last epoch, in evaluation mode.
 
     augment: "weak", "autoaugment" (with Cutout) or "strong". alpha: of mixup; None: 0.5 for "ce-mixup", else no mixup.
-    RECIPES holds the settings of the papers. Raises CourseError for an unknown method or augmentation.
+    start: a network whose weights, all but its head's, the training starts from. RECIPES holds the settings of the papers.
+    Raises CourseError for an unknown method or augmentation, and for a start of another architecture.
     """
     data = data.to(device())
     model = build_encoder(data, method, depth, width, seed)
+    if start is not None:
+        start_from(model, start)
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=weight_decay, nesterov=nesterov)
     n = len(data.train_labels)
+    steps = epochs * math.ceil(n / batch_size)
     recipe = f"{method}, augment {augment}, alpha {mixing(method, alpha):g}, nesterov {nesterov}, {data.key}"
+    if start is not None:
+        recipe += f", from {body_key(start)}"
+    options = dict(steps=steps, batch_size=batch_size, seed=seed)
     return train_to_end(
         model,
-        encoder_loss(method, data, data.size // 8, augment, alpha),
+        encoder_loss(method, data, data.size // 8, augment, alpha, **options),
         title=title or f"{method}, seed {seed}",
         n=n,
-        steps=epochs * math.ceil(n / batch_size),
-        batch_size=batch_size,
         optimizer=optimizer,
         lr_schedule=lr_schedule,
-        seed=seed,
         checkpoint=checkpoint,
         recipe=recipe,
+        **options,
     )
+
+
+def body_key(model: nn.Module) -> str:
+    """Twelve characters that change with any weight of a network outside its head, batch-norm statistics included."""
+    return fingerprint(model, without="head")[:12]
 
 
 def encoder_recipe(data: ImageData, method: str = "ce-mixup", **options) -> dict:
@@ -151,7 +244,8 @@ def encoder_recipe(data: ImageData, method: str = "ce-mixup", **options) -> dict
         "lr_schedule": recipe["lr_schedule"].__name__,
         "data": data.key,
     }
-    return recipe
+    start = recipe.pop("start")  # cards from before there was a start have none
+    return recipe if start is None else recipe | {"start": body_key(start)}
 
 
 def pretrained_encoder(data: ImageData, method: str = "ce-mixup", **options) -> tuple[ResNet, dict] | None:

@@ -16,27 +16,25 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lt_utils.errors import CourseError
-from lt_utils.files import REPOSITORY, is_damaged, lock, read_json, unlock, write_json
+from lt_utils.errors import CourseError, short_interrupts
+from lt_utils.files import REPOSITORY, folder_in, is_damaged, lock, read_json, unlock, write_json
 from lt_utils.progress import log_to
-from lt_utils.runs.parameters import check, code_cells, declared, literals, notebook_path, own_names
+from lt_utils.runs.parameters import check, declared, injected, notebook_path, notes
 from lt_utils.runs.provenance import surroundings
 
 IDENTITY = ("DATASET", "IMBALANCE", "SEED")  # what two runs must share to belong together
 NOT_IDENTITY = ("RUN",)  # where a run lies does not change what it is
 
-_current: "Run | None" = None  # the run that this process opened last
-
 
 def root() -> Path:
     """The folder of all runs: environment variable LT_RUNS, else runs/ in the repository."""
-    return Path(os.environ.get("LT_RUNS") or REPOSITORY / "runs").absolute()
+    return folder_in("LT_RUNS", REPOSITORY / "runs")
 
 
 def folders() -> dict[str, str]:
     """The LT_ folders of the environment as absolute paths, for processes that are started in another working directory."""
-    given = {name: os.environ[name] for name in ("LT_DATA", "LT_NOTEBOOKS") if os.environ.get(name)}
-    return {"LT_RUNS": str(root()), **{name: str(Path(value).absolute()) for name, value in given.items()}}
+    given = [name for name in ("LT_DATA", "LT_NOTEBOOKS") if os.environ.get(name)]
+    return {"LT_RUNS": str(root()), **{name: str(folder_in(name, REPOSITORY)) for name in given}}
 
 
 @dataclass
@@ -122,25 +120,25 @@ def move_aside(folder: Path) -> Path:
 def open_run(notebook: str, names: Mapping[str, object]) -> Run:
     """Open the run folder of a notebook; `names` are its globals(), checked against what its parameters cell declares.
 
-    The same parameters again: the run is continued. Other parameters in the same folder: the old run is moved aside and
-    a line says so. Raises CourseError for an unknown or wrongly typed parameter, and for a folder that another process
+    A parameter is what stands in that cell or came through papermill: constants of a learner's own are none. The same
+    parameters again: the run is continued. Other parameters in the same folder: the old run is moved aside and a line says so.
+
+    Raises CourseError for an unknown parameter, for a value that `check` refuses, and for a folder that another process
     writes or that cannot be written.
     """
-    global _current
     path = notebook_path(notebook)
     known = declared(path)
-    again = _current is not None and _current.notebook == notebook
-    own = own_names(code_cells(path), whole=again) - set(known)
-    check({name: value for name, value in literals(names).items() if name not in own}, known, notebook)
+    given = {name: names[name] for name in (*known, *injected(names)) if name in names}
+    check(given, known, notebook, notes(path))
     missing = [name for name in known if name not in names]
     if missing:
         raise CourseError(f"{notebook}: parameter {missing[0]} is not set; run the parameters cell first.")
     parameters = json.loads(json.dumps({name: names[name] for name in known}))
     folder = folder_of(notebook, names)
     lock_run_folder(folder, notebook, parameters)
-    _current = Run(folder, notebook, parameters)
+    short_interrupts()
     log_to(folder / "progress.jsonl")
-    return _current
+    return Run(folder, notebook, parameters)
 
 
 def lock_run_folder(folder: Path, notebook: str, parameters: Mapping[str, object]) -> None:

@@ -8,16 +8,22 @@ papermill only warns about a misspelt parameter and runs on with the default; he
 
 import ast
 import json
-import os
+import math
 import re
-from collections.abc import Mapping
+import tokenize
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from io import StringIO
 from pathlib import Path
 
 from lt_utils.errors import CourseError, choose
-from lt_utils.files import REPOSITORY
+from lt_utils.files import REPOSITORY, folder_in
 
 TAGS = ("parameters", "more-parameters")  # of the cells that declare parameters
+# The largest seed: NumPy takes none from 2^32 and PyTorch none from 2^64, and an image of a training step on ImageNet-LT has
+# about seed * 10^7 * batch.
+MOST_SEED = 10**9
+LIMITS = {"SEED": (0, MOST_SEED), "IMBALANCE": (1, 100_000)}  # of parameters that have one meaning in every notebook
 KINDS = {
     bool: "True or False",
     int: "a whole number",
@@ -31,7 +37,7 @@ KINDS = {
 
 def notebooks_folder() -> Path:
     """The folder of the course's notebooks: environment variable LT_NOTEBOOKS, else notebooks/ in the repository."""
-    return Path(os.environ.get("LT_NOTEBOOKS") or REPOSITORY / "notebooks")
+    return folder_in("LT_NOTEBOOKS", REPOSITORY / "notebooks")
 
 
 def notebook_path(notebook: str, folder: Path | None = None) -> Path:
@@ -87,9 +93,88 @@ def declared(path: Path) -> dict[str, object]:
         raise CourseError(f"The parameters cell of {Path(path).name} must hold literals only: {error}.") from error
 
 
-def _fits(value: object, default: object) -> bool:
+def notes(path: Path) -> dict[str, str]:
+    """Name -> comment on its line, of every parameter of a notebook that has one: `check` reads there what may be given."""
+    found = {}
+    for cell in code_cells(path):
+        if set(TAGS) & set(cell["tags"]):
+            tokens = tokenize.generate_tokens(StringIO(cell["source"]).readline)
+            comments = {token.start[0]: token.string for token in tokens if token.type == tokenize.COMMENT}
+            for name, value in assignments(cell["source"]):
+                found[name] = comments.get(value.end_lineno, "")
+    return found
+
+
+def whole(value: object, default: object) -> object:
+    """A value as its default is written: 100.0 as 100 where that is a whole number, and so the entries of lists."""
+    if isinstance(value, list) and isinstance(default, list) and default:
+        return [whole(entry, default[0]) for entry in value]
+    return int(value) if type(default) is int and type(value) is float and value.is_integer() else value
+
+
+def check(
+    values: Mapping[str, object], known: Mapping[str, object], notebook: str, comments: Mapping[str, str] | None = None
+) -> None:
+    """Refuse values that a notebook does not declare, and values that cannot be meant.
+
+    A value is of the type of its default (an int may be a float), lists have such entries. Numbers are finite and not below
+    0; whole numbers whose default is above 0 are so, too. A comment says what else there is: `0: none`, `below 0: ...`, or the
+    choices, in quotes, if the default is among them.
+
+    Args: known: the defaults; comments: those of the parameters, as `notes` reads them.
+    """
+    for name, value in values.items():
+        if name not in known:
+            near = get_close_matches(str(name), known, n=1)
+            hint = f": did you mean {near[0]}?" if near else "."
+            raise CourseError(f"{notebook}: unknown parameter {name}{hint} Known: {', '.join(known) or 'none'}.")
+        if wrong := _wrong(name, value, known[name], (comments or {}).get(name, "")):
+            raise CourseError(f"{notebook}: parameter {name}{wrong}.")
+
+
+def _wrong(name: str, value: object, default: object, note: str) -> str:
+    """What is wrong with a value, to be said after its name: " must be a number from 1, not -1"; "" if nothing is."""
     if default is None:
-        return True
+        return ""
+    if name == "IMBALANCE":
+        default = float(default)
+    if not _fits(value, default):
+        return (
+            f" must be {KINDS[type(default)]} such as {default!r}, not {value!r} ({type(value).__name__}){_hint(value)}"
+        )
+    if isinstance(value, (list, tuple)):
+        return _wrong_entry(value, default, note)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        least, most = LIMITS.get(name) or (_least(default, note), math.inf)
+        if not (math.isfinite(value) and value >= least):
+            return f" must be a {'finite number' if least == -math.inf else f'number from {least}'}, not {value}"
+        return f" must be at most {most}, not {value}" if value > most else ""
+    choices = _choices(note)
+    if isinstance(default, str) and default in choices and len(choices) > 1 and value not in choices:
+        return f" must be {' or '.join(map(repr, choices))}, not {value!r}"
+    return ""
+
+
+def _wrong_entry(values: Sequence, defaults: Sequence, note: str) -> str:
+    """The same for a list, whose entries are like those of its default, if these are alike."""
+    kinds = {type(one) for one in defaults}
+    if not kinds or not (kinds <= {int, float} or kinds == {str}):
+        return ""
+    if not values:
+        return f" must have at least one entry, such as {defaults[0]!r}"
+    like = float(min(defaults)) if float in kinds else min(defaults)
+    if kinds == {str} and not set(defaults) <= set(_choices(note)):
+        note = ""  # it names some, not all
+    wrong = ((value, _wrong("", value, like, note)) for value in values)
+    return next((f" has the entry {value!r}, which{what}" for value, what in wrong if what), "")
+
+
+def _choices(note: str) -> list[str]:
+    """The texts that a comment names, "empty" included."""
+    return re.findall(r'"([^"]*)"', note) + [""] * ("empty" in note)
+
+
+def _fits(value: object, default: object) -> bool:
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(default, bool) and isinstance(value, bool)
     if isinstance(default, float):
@@ -99,50 +184,39 @@ def _fits(value: object, default: object) -> bool:
     return isinstance(value, type(default))
 
 
-def check(values: Mapping[str, object], known: Mapping[str, object], notebook: str) -> None:
-    """Refuse values that a notebook does not declare, or of another type than the default (an int may be a float).
-
-    RUNS, the number of seeds that a notebook trains, must be at least 1.
-    """
-    for name, value in values.items():
-        if name not in known:
-            near = get_close_matches(str(name), known, n=1)
-            hint = f": did you mean {near[0]}?" if near else "."
-            raise CourseError(f"{notebook}: unknown parameter {name}{hint} Known: {', '.join(known) or 'none'}.")
-        if not _fits(value, known[name]):
-            kind = KINDS[type(known[name])]
-            given = f"{value!r} ({type(value).__name__})"
-            raise CourseError(f"{notebook}: parameter {name} must be {kind} such as {known[name]!r}, not {given}.")
-        if name == "RUNS" and value < 1:
-            raise CourseError(f"{notebook}: parameter RUNS, the number of seeds, must be at least 1, not {value}.")
+def _least(default: float, note: str) -> float:
+    """The smallest value of a number: from its default, and from what its comment says of 0 and below."""
+    if default < 0 or "below 0" in note:
+        return -math.inf
+    return int(isinstance(default, int) and default > 0 and not re.search(r"\b0(:| is)", note))
 
 
-def literals(names: Mapping[str, object]) -> dict[str, object]:
-    """The ALL-CAPS names with plain values among a notebook's globals: what papermill may have injected."""
-    plain = (bool, int, float, str, list, tuple, dict)
-    return {
-        name: value
-        for name, value in names.items()
-        if re.fullmatch(r"[A-Z][A-Z0-9_]*", name) and type(value) in plain and not name.startswith("PAPERMILL_")
-    }
+def _hint(value: object) -> str:
+    """For a text that looks like a number: how YAML wants it, which takes 1e-3 for a text."""
+    try:
+        number = float(value) if isinstance(value, str) else None
+    except ValueError:
+        number = None
+    if number is None:
+        return ""
+    if not math.isfinite(number):
+        return ""
+    digits, e, power = value.strip().lower().partition("e")
+    if not e:
+        return ": leave out the quotes"
+    sign = "" if power[0] in "+-" else "+"
+    return f": YAML wants {digits}{'' if '.' in digits else '.0'}e{sign}{power}"
 
 
-def own_names(cells: list[dict], whole: bool) -> set[str]:
-    """Names that the notebook itself imports or assigns outside its parameters cell: its constants, not parameters.
-
-    whole=False looks no further than the cell that opens the run: when that cell runs first, later names are not there.
-    """
-    found: set[str] = set()
-    for cell in cells:
-        if set(TAGS) & set(cell["tags"]):
-            continue
-        try:
-            nodes = list(ast.walk(ast.parse(cell["source"])))
-        except SyntaxError:  # a cell with %magic cannot be read as Python; it declares nothing
-            nodes = []
-        found.update(node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
-        imports = [node for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))]
-        found.update(alias.asname or alias.name for node in imports for alias in node.names)
-        if not whole and "open_run(" in cell["source"]:
+def injected(names: Mapping[str, object]) -> list[str]:
+    """The names that papermill set: those in its cell, which begins with "# Parameters", among the inputs before the run was
+    opened. `names` are a notebook's globals(), in which IPython keeps the inputs as In; without these there are none."""
+    for source in names.get("In", ()):
+        if "open_run(" in source:
             break
-    return found
+        if source.startswith("# Parameters\n"):
+            try:
+                return [name for name, _ in assignments(source)]
+            except (SyntaxError, ValueError):  # a learner's own cell
+                return []
+    return []

@@ -1,6 +1,7 @@
 """Where a result comes from: versions, commit, device and threads."""
 
 import hashlib
+import os
 import platform
 import re
 import subprocess
@@ -10,6 +11,9 @@ from pathlib import Path
 
 from lt_utils import __version__
 from lt_utils.files import REPOSITORY
+
+# What a git hook leaves in the shell: these lead git to another repository than that of the folder.
+OF_ANOTHER = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
 
 
 def surroundings() -> dict[str, object]:
@@ -40,21 +44,33 @@ def package_hash() -> str:
 
 
 def _commit() -> dict[str, object]:
+    """This repository's commit, and whether its files or the package differ from it; None where git cannot say.
+
+    None, too, where the course lies unpacked inside another repository: its commit says nothing of this code.
+    """
+    own = {name: value for name, value in os.environ.items() if name not in OF_ANOTHER}
+
     def git(*words: str) -> str | None:
+        command = ["git", "-C", str(REPOSITORY), *words]
         try:
-            done = subprocess.run(["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
+            done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=10, env=own)
+        except (OSError, ValueError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    commit = git("rev-parse", "HEAD")
+    top = git("rev-parse", "--show-toplevel")
+    if not top or Path(top).resolve() != REPOSITORY.resolve() or not (commit := git("rev-parse", "HEAD")):
+        return {"commit": None, "dirty": None}
     changed = git("status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit, "dirty": None if commit is None else bool(changed)}
+    new = git("ls-files", "--others", "--exclude-standard", "--", "lt_utils")
+    return {"commit": commit, "dirty": None if changed is None or new is None else bool(changed or new)}
 
 
 def _processor() -> str:
     try:
-        named = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+        named = re.search(
+            r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"), re.M
+        )
         return named[1] if named else platform.machine()
     except OSError:
         return platform.processor() or platform.machine()

@@ -91,6 +91,10 @@ EARLIER = {"batch_size": "batch", "lr": "rate", "weight_decay": "decay", "lr_sch
 EARLIER |= {"ema_decay": "ema", "num_classes": "classes"}
 
 
+# Facts that files have had only since `identity` notes them: where they are missing, nothing is known of them.
+NOTED_LATER = ("options of the optimiser", "values of lr_schedule", "precision", "code of the loss")
+
+
 def with_names_of_today(facts: dict) -> dict:
     """The facts of a checkpoint, or the config of a model, under the names they have now."""
     return facts | {new: facts[old] for new, old in EARLIER.items() if old in facts and new not in facts}
@@ -145,6 +149,7 @@ def resume_training(
     """
     tensors, stored = load(path)
     stored = with_names_of_today(stored)
+    facts = {name: value for name, value in facts.items() if name in stored or name not in NOTED_LATER}
     different = [name for name, value in facts.items() if stored.get(name) != value]
     if different:
         changes = ", ".join(f"{name} {stored.get(name)!r} instead of {facts[name]!r}" for name in different)

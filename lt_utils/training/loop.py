@@ -26,6 +26,7 @@ from lt_utils.progress import track
 from lt_utils.training import checkpoints
 from lt_utils.training.devices import autocast, choose_threads
 from lt_utils.training.ema import EMA
+from lt_utils.training.identity import identity
 from lt_utils.training.lr_schedules import constant
 
 # Convolutions in float32 shall be that on a GPU, too, as matrix products are: newer ones would round to 10 bits (TF32).
@@ -120,10 +121,12 @@ def train(
         ema: updated after each step. grad_clip: largest norm of the gradient. precision: "auto", "bf16" or "fp32".
         checkpoint: file to save to every `save_every` seconds, at Ctrl-C, when the caller leaves the loop, and at the end.
             If it exists, training goes on from it; if it is finished, one Step is yielded and nothing is trained.
-        recipe: what else tells this training from others (its loss, augmentation); a checkpoint must agree in it.
+        recipe: what else tells this training from others (its loss, augmentation); a checkpoint must agree in it. Of a loss
+            that a notebook defines the code must agree, too, and the plain values that it uses.
 
     Raises CourseError if n, steps or batch_size is below 1, if the checkpoint is of another training (architecture, class
-    count, seed, data size, length, optimiser and its rates), if it cannot be read or written, and if a loss is not finite.
+    count, seed, data size, length, optimiser and its options, rates, precision, an edited loss), if it cannot be read or
+    written, and if a loss is not finite.
     """
     if min(n, steps, batch_size) < 1:
         raise CourseError(
@@ -147,6 +150,7 @@ def train(
         grad_clip=grad_clip,
         ema_decay=ema.decay if ema else None,
         recipe=recipe,  # checkpoints from before there was a recipe have none, which is the same as None
+        **identity(optimizer, lr_schedule, steps, loss, precision),
     )
     average = ema.model if ema else None
     losses, start, spent = torch.full((steps,), math.nan, device=where), 0, 0.0

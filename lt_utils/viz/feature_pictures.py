@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lt_utils.viz.charts import VIEW_COLOURS
+from lt_utils.viz.figures import pixels
 
 ROUND = 0.35  # how wide the test cloud is drawn, in lengths of its arrow
 TEST = "#E69F00"
@@ -75,3 +76,33 @@ def _clouds(axes: Axes, row: Mapping, fair: Mapping, group: str) -> None:
     said = f"length {length:.2f}, spread {width:.2f}\n({sample})"
     axes.text(0.03, 0.03, said, fontsize=8.5, transform=axes.transAxes)
     axes.set(xlim=(-0.4, 2.7), ylim=(-1.35, 1.5), aspect="equal")
+
+
+def class_map(distances: Tensor, images: Tensor, names: Sequence[str], title: str = "") -> Figure:
+    """A map of classes, their distances [C, C] kept as well as a plane can (classical scaling), the longer side across.
+
+    images: one of each class, uint8 [C, channels, H, W], drawn at its place. A line, the thicker the nearer, and the number
+    after its name lead to the nearest rival of each class. The diagonal of `distances` does not count.
+    """
+    squared = distances.cpu().double().clone().fill_diagonal_(0).square()
+    # Squared distances -> scalar products around the centre -> coordinates: the two largest eigenvectors.
+    inner = -(squared - squared.mean(0) - squared.mean(1, keepdim=True) + squared.mean()) / 2
+    values, vectors = torch.linalg.eigh(inner)
+    places = (vectors[:, -2:] * values[-2:].clamp(min=0).sqrt()).flip(1)  # [C, 2]
+    figure, axes = plt.subplots(figsize=(9.2, 4.4))
+    half = 0.04 * (places[:, 0].max() - places[:, 0].min()).item()  # of the width of an image
+    for c, (right, up) in enumerate(places.tolist()):
+        k = int(distances[c].clone().index_fill_(0, torch.tensor(c, device=distances.device), torch.inf).argmin())
+        near = distances[c, k].item()
+        axes.plot(*places[[c, k]].T.tolist(), color="#D55E00", lw=7 / max(near, 0.5), alpha=0.5, zorder=1)
+        box = (right - half, right + half, up - half, up + half)
+        axes.imshow(pixels(images[c]), extent=box, zorder=2, cmap="gray_r" if images.shape[1] == 1 else None)
+        axes.annotate(
+            f"{names[c]} {near:.1f}", (right, up - half), (0, -2), textcoords="offset points", ha="center", va="top"
+        )
+        axes.texts[-1].set(fontsize=8, zorder=3, bbox=dict(facecolor="white", edgecolor="none", alpha=0.7, pad=0.5))
+    low, high = (places.amin(0) - 3 * half).tolist(), (places.amax(0) + 2 * half).tolist()
+    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal", title=title)
+    axes.set(xlabel="standard deviations", ylabel="standard deviations")
+    axes.grid(visible=False)
+    return figure

@@ -6,7 +6,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 import torch
+from IPython import get_ipython
 from matplotlib.axes import Axes
+from matplotlib.backends import BackendFilter, backend_registry
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
@@ -17,14 +19,19 @@ from lt_utils.metrics.statistics import mean_std, student
 # Okabe-Ito colours: distinguishable with every common form of colour blindness; the same in every notebook.
 GROUP_COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#D55E00"}
 METHOD_COLOURS = ("#555555", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#D55E00", "#000000")
+SHOW_NOTHING = tuple(backend_registry.list_builtin(BackendFilter.NON_INTERACTIVE))  # backends that only write files
 GAP = 2  # white pixels between the images of a wall
 
 
 def style() -> None:
     """Set the style of the course; call it once, in the set-up cell.
 
-    White paper under every figure keeps it readable on a dark theme.
+    White paper under every figure keeps it readable on a dark theme. In a notebook, figures are shown below their cell, even
+    if the shell that started Jupyter set MPLBACKEND to a backend that shows none.
     """
+    shell = get_ipython()
+    if getattr(shell, "kernel", None) and plt.get_backend().lower() in SHOW_NOTHING:
+        shell.enable_matplotlib("inline")
     sns.set_theme(
         context="notebook",
         style="whitegrid",

@@ -1,4 +1,4 @@
-"""The pictures of notebook 03: features on a circle, accuracy of each class by several methods, reliability diagrams."""
+"""The pictures of notebooks 02 and 03: recall at each count, angles on a circle, accuracy by class, reliability diagrams."""
 
 import math
 from collections.abc import Sequence
@@ -89,4 +89,24 @@ def reliability_diagrams(probabilities: dict[str, Tensor], labels: Tensor, title
     axes[0, 0].set_ylabel("accuracy, share")
     axes[0, 0].legend(loc="upper left")
     figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def recall_squares(squares: dict[str, Tensor], rows: Sequence[str], columns: Sequence[int], title: str = "") -> Figure:
+    """Tables of recall in per cent, squares[name] [C, K], as colours side by side: a row for each class, a column for each count.
+
+    rows: names of the classes; columns: training images. With at most 20 rows each cell has its number.
+    """
+    figure, panels = plt.subplots(1, len(squares), figsize=(5 * len(squares), 4.1), sharey=True, squeeze=False)
+    for axes, (name, values) in zip(panels.flat, squares.items(), strict=True):
+        axes.imshow(values.numpy(), vmin=0, vmax=100, cmap="cividis", aspect="auto")
+        if len(rows) <= 20:
+            for (row, column), value in np.ndenumerate(values.numpy()):
+                ink = "black" if value > 55 else "white"
+                axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=ink)
+            axes.set_yticks(range(len(rows)), rows)
+        axes.set_xticks(range(len(columns)), [f"{n:,}" for n in columns], rotation=45)
+        axes.set(xlabel="training images of the class", title=f"Recall (%), {name}")
+        axes.grid(visible=False)
+    figure.suptitle(title, x=0.01, ha="left")
     return figure

@@ -81,9 +81,14 @@ def paired(
 
 
 def cell(value: object, digits: int = 1) -> str:
-    """How a value is shown: (mean, std) as "79.1 ± 0.4", a single run without ±, a number with `digits` decimals."""
-    if isinstance(value, tuple):
-        mean, std = value
+    """How a value is shown: (mean, std) as "79.1 ± 0.4", a single run without ±, a number with `digits` decimals.
+
+    A mean or number that is nan, such as the accuracy of a group without class, is "n/a"; None, a value not there, is "–".
+    """
+    mean, std = value if isinstance(value, tuple) else (value, None)
+    if mean != mean:
+        return "n/a"
+    if std is not None:
         spread = "" if std != std else f" ± {std:.{digits}f}"  # nan: one run, no spread to show
         return f"{mean:.{digits}f}{spread}"
     if isinstance(value, float):

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from course import gates
 from course.batch import execute, launch, monitor, pages, plan, report
 from course.batch.launch import main, run
 from lt_utils import files
@@ -105,6 +106,60 @@ def test_folders_given_relative_are_the_same_for_every_process(course, notebook,
     assert main([str(course({name: {}}, datasets=["own"]))]) == 0
     facts = json.loads(Path(f"runs/tiny/{name}/own-if100-seed0/record.json").read_text())["facts"]
     assert facts == {"names": [DATA, "own"], "data": str(tmp_path / "data")}
+
+
+DRAW = """from lt_utils.viz import figures
+figures.style()
+figures.plt.plot([0, 1])
+figures.plt.show()"""
+
+
+def foreign_kernel(folder: Path) -> Path:
+    """A Jupyter folder whose kernel python3 is a program that ends at once."""
+    spec = {"argv": ["false", "{connection_file}"], "display_name": "Python 3", "language": "python"}
+    (folder / "kernels" / "python3").mkdir(parents=True)
+    (folder / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec))
+    return folder
+
+
+def test_the_shell_chooses_neither_kernel_nor_backend_nor_whether_asserts_run(course, notebook, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("JUPYTER_PATH", str(foreign_kernel(tmp_path / "elsewhere")))
+    monkeypatch.setenv("PYTHONOPTIMIZE", "1")
+    name = "01_long_tailed_data"
+    check = "try:\n    assert False, 'an assert'\nexcept AssertionError:\n    run.finish([])"
+    notebook(tmp_path / "notebooks" / f"{name}.ipynb", PARAMETERS, OPEN.format(name=name), DRAW, check)
+    assert main([str(course({name: {}}))]) == 0
+    executed = json.loads(Path(f"runs/tiny/{name}/{RUN}/notebook.ipynb").read_text())
+    assert len(gates.figures_of(executed)) == 1
+
+
+def test_folders_with_braces_below_the_home_and_a_terminal_that_is_not_utf8(course, notebook, tmp_path):
+    """What papermill and Snakemake would fill in, a shell that leaves ~ as it is, and signs that ASCII does not have."""
+    config = course({"01_long_tailed_data": {}})
+    (tmp_path / "notebooks").rename(tmp_path / "{SEED} {x}")
+    shell = {"HOME": str(tmp_path), "LT_RUNS": "~/runs {y}", "LT_NOTEBOOKS": "~/{SEED} {x}"}
+    shell |= {"PYTHONIOENCODING": "ascii", "PYTHONOPTIMIZE": "2"}
+    command = [sys.executable, "-m", "course", "run", str(config)]
+    done = subprocess.run(command, env=os.environ | shell, capture_output=True, encoding="ascii")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "about" in done.stdout and "Traceback" not in done.stderr
+    assert (tmp_path / "runs {y}" / "tiny" / "01_long_tailed_data" / RUN / "notebook.ipynb").exists()
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_run_without_its_figures_fails(course, notebook, tmp_path, capsys):
+    name = "01_long_tailed_data"
+    lose = "import matplotlib.pyplot as plt\nplt.switch_backend('agg')\nplt.plot([0, 1]);"
+    path = notebook(tmp_path / "notebooks" / f"{name}.ipynb", PARAMETERS, OPEN.format(name=name), lose, WORK.format())
+    content = json.loads(path.read_text())
+    picture = {"output_type": "display_data", "metadata": {}, "data": {"image/png": "cGljdHVyZQ=="}}
+    content["cells"][3]["outputs"] = [picture] * 5  # as the repository has it: five figures
+    path.write_text(json.dumps(content))
+    assert main([str(course({name: {}}))]) == 1
+    assert "01_long_tailed_data: 0 figures, and the notebook makes 3 at least" in capsys.readouterr().out
+    folder = Path(f"runs/tiny/{name}/{RUN}")
+    assert (folder / "failed.ipynb").exists() and not (folder / "notebook.ipynb").exists()
 
 
 def test_threads_that_are_no_number_are_refused_in_a_sentence(course, monkeypatch, capsys):
@@ -274,6 +329,10 @@ def test_what_follows_two_hyphens_goes_to_snakemake(given, understood, monkeypat
             "03_encoders: unknown parameter WAITT: did you mean WAIT[?]",
         ),
         ({"03_encoders": {"parameters": {"WAIT": "long"}}}, {}, "03_encoders: parameter WAIT must be a number"),
+        *[
+            ({"03_encoders": {"parameters": {"WAIT": value}}}, {}, f"03_encoders: parameter WAIT must be .*{words}")
+            for value, words in ((-1, "from 0, not -1"), (float("nan"), "not nan"), ("1e-3", "YAML wants 1.0e-3"))
+        ],
         ({"03_encoder": {}}, {}, "Unknown notebook '03_encoder'. Did you mean '03_encoders'"),
         ({"03_encoders": {"parameter": {}}}, {}, "Unknown key of 03_encoders in the configuration 'parameter'"),
         ({"03_encoders": {}}, {"dataset": []}, "Unknown key of the configuration 'dataset'"),
@@ -407,6 +466,12 @@ def test_what_two_mappings_share_is_not_given_twice(tmp_path):
     path = tmp_path / "shared.yaml"
     path.write_text("one:\n  first: &first {a: 1}\n  second: &second {<<: *first, a: 2}\nother: {<<: *second, b: 3}")
     assert files.read_yaml(path) == {"one": {"first": {"a": 1}, "second": {"a": 2}}, "other": {"a": 2, "b": 3}}
+
+
+@pytest.mark.parametrize("written, name, value", [(100.0, "if100", 100), (12.5, "if12.5", 12.5)])
+def test_an_imbalance_factor_may_have_a_point(course, written, name, value):
+    (job,) = plan.plan(plan.read_config(course({"03_encoders": {}}, imbalances=[written])))
+    assert job.run == f"{DATA}-{name}-seed0" and repr(job.parameters["IMBALANCE"]) == repr(value)
 
 
 def test_a_data_set_of_its_own_may_be_left_empty_and_a_notebook_that_runs_once_given_any(course):

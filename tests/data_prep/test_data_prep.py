@@ -21,7 +21,7 @@ import pytest
 import torchvision
 from PIL import Image
 
-from data_prep import folders, originals
+from data_prep import images, originals
 from data_prep.__main__ import main
 from lt_utils.data import datasets, npz
 from lt_utils.files import REPOSITORY
@@ -34,12 +34,12 @@ def picture(seed: int, size=(8, 8), mode="RGB") -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
 
 
-def tree(folder: Path, per_class=(6, 4, 2), **options) -> Path:
-    """Write class folders cat, dog, owl with so many PNG images; returns the folder."""
+def tree(folder: Path, per_class=(6, 4, 2), first=0, **options) -> Path:
+    """Write class folders cat, dog, owl with so many PNG images, of seeds from `first` on; returns the folder."""
     for c, (name, n) in enumerate(zip(CLASSES, per_class, strict=True)):
         (folder / name).mkdir(parents=True)
         for i in range(n):
-            picture(100 * c + i, **options).save(folder / name / f"{i}.png")
+            picture(100 * c + first + i, **options).save(folder / name / f"{i}.png")
     return folder
 
 
@@ -77,7 +77,7 @@ def files_in(folder: Path) -> list[str]:
 
 def test_train_and_test_folders(tmp_path, out, capsys):
     tree(tmp_path / "pets" / "train")
-    tree(tmp_path / "pets" / "test", per_class=(1, 2, 3))
+    tree(tmp_path / "pets" / "test", per_class=(1, 2, 3), first=50)
     (tmp_path / "pets" / "train" / "cat" / ".DS_Store").write_text("hidden files are no images, and no mistake")
     run("pets", "--from", tmp_path / "pets")
     data = datasets.load("pets")
@@ -118,7 +118,7 @@ def test_images_of_many_kinds_become_alike(tmp_path, out):
     run("pets", "--from", source, "--size", 8)
     data = datasets.load("pets")
     assert (data.channels, data.size, sum(data.counts) + len(data.test_labels)) == (3, 8, 16)
-    upright = folders.decode(source / "owl" / "photo.jpg", None)
+    upright, _ = images.decode(source / "owl" / "photo.jpg", None)
     assert upright.shape == (40, 30, 3)
 
 
@@ -126,7 +126,7 @@ def test_the_middle_square_is_kept(tmp_path):
     wide = np.zeros((4, 8, 3), np.uint8)
     wide[:, 2:6] = 200
     Image.fromarray(wide).save(tmp_path / "wide.png")
-    assert (folders.decode(tmp_path / "wide.png", 4) == 200).all()
+    assert (images.decode(tmp_path / "wide.png", 4)[0] == 200).all()
 
 
 def test_grey_images_stay_grey(tmp_path, out):
@@ -206,7 +206,7 @@ def test_a_folder_without_class_folders_is_refused(tmp_path, out, refused):
 
 
 def test_progress_lines_read_well_in_a_log(tmp_path, out, capsys, monkeypatch):
-    monkeypatch.setattr(folders, "SECONDS_BETWEEN_LINES", -1)
+    monkeypatch.setattr(images, "SECONDS_BETWEEN_LINES", -1)
     run("pets", "--from", tree(tmp_path / "pets"))
     told = capsys.readouterr()
     assert "  6 of 12 images · " in told.out and "s left\n" in told.out and "\r" not in told.out
@@ -218,8 +218,8 @@ def test_progress_lines_read_well_in_a_log(tmp_path, out, capsys, monkeypatch):
 
 def arrays(n=12, shape=(8, 8, 3)):
     draw = np.random.default_rng(0).integers
-    x = draw(0, 256, (n, *shape), dtype=np.uint8)
-    return {"x_train": x, "y_train": np.arange(n) % 3, "x_test": x[:6], "y_test": np.arange(6) % 3}
+    x = draw(0, 256, (n + 6, *shape), dtype=np.uint8)
+    return {"x_train": x[:n], "y_train": np.arange(n) % 3, "x_test": x[n:], "y_test": np.arange(6) % 3}
 
 
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW", "NHW"])
@@ -243,6 +243,13 @@ def test_arrays_without_a_test_set_are_split(tmp_path, out):
     assert (datasets.load("mine").counts, datasets.load("mine").class_names) == ([3, 3, 3], CLASSES)
 
 
+def test_class_names_stored_as_bytes_become_text(tmp_path, out):
+    names = ["Käse", "brie", "feta"]
+    np.savez(tmp_path / "mine.npz", **arrays(), classes=np.array([name.encode() for name in names]))
+    run("mine", "--from", tmp_path / "mine.npz")
+    assert datasets.load("mine").class_names == tuple(names)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -258,9 +265,11 @@ def test_arrays_without_a_test_set_are_split(tmp_path, out):
         ({"y_train": np.arange(12) % 3 * 10**9, "classes": CLASSES}, "labels 0 .. 2000000000; with 3 classes"),
         ({"x_train": np.zeros((0, 8, 8, 3), np.uint8), "y_train": np.arange(0)}, "needs at least one image"),
         ({"x_train": np.zeros((12, 0, 0, 3), np.uint8)}, "x_train is [12, 0, 0, 3]: it needs at least one image"),
+        ({"y_train": np.zeros(12, int), "y_test": np.zeros(6, int)}, "has a single class, 0: there must be two"),
         ({"y_train": None}, "it needs x_train and y_train"),
         ({"y_test": None}, "both or none of x_test and y_test"),
         ({"classes": np.array(CLASSES, dtype=object)}, "no .npz of plain arrays"),
+        ({"classes": np.array(["Käse".encode("latin-1"), b"b", b"c"])}, "classes are bytes that are not UTF-8"),
         ({"x_test": None, "y_test": None, "y_train": np.arange(12) % 3 * 9}, "has no image of class 1"),
         ({"x_test": None, "y_test": None, "y_train": np.arange(12) % 3 - 1}, "labels -1 .. 1"),
     ],
@@ -506,7 +515,7 @@ def test_a_second_run_at_the_same_time_is_refused_and_leaves_the_part_of_the_fir
 
 @pytest.mark.parametrize("where", ["pets\udce9", "pets/owl/\udce9.png", "pets/\udce9"])
 def test_a_name_that_is_not_utf8_is_told_before_any_work(tmp_path, out, refused, monkeypatch, where):
-    monkeypatch.setattr(folders, "decode", lambda *_: pytest.fail("an image is decoded"))
+    monkeypatch.setattr(images, "decode", lambda *_: pytest.fail("an image is decoded"))
     first, _, _ = where.partition("/")
     try:
         tree(tmp_path / first)
@@ -542,7 +551,7 @@ def test_no_permission_to_write_is_told_and_the_old_set_stays(tmp_path, out, ref
         assert "cannot be written (Permission denied)" in refused("pets", "--from", source, "--again")
     assert files_in(out) == ["pets.json", "pets.npz"]
     run("pets")
-    monkeypatch.setattr(folders, "decode", lambda *_: pytest.fail("an image is decoded"))
+    monkeypatch.setattr(images, "decode", lambda *_: pytest.fail("an image is decoded"))
     (tmp_path / "file").write_text("a file where a folder should be")
     assert "cannot be written" in refused("pets", "--from", source, "--to", tmp_path / "file")
 
@@ -595,6 +604,20 @@ def test_the_command_itself_gives_one_sentence_and_status_two(tmp_path):
     )
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("data_prep: 'nothing' is none of the sets") and ended.stderr.count("\n") == 1
+
+
+def test_a_terminal_that_is_not_utf8_and_python_without_docstrings(tmp_path):
+    source = tree(tmp_path / "pets")
+    shell = {"LT_DATA": "~/prepared", "HOME": str(tmp_path), "PYTHONIOENCODING": "ascii", "PYTHONOPTIMIZE": "2"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "data_prep", "pets", f"--from=~/{source.name}"],
+        capture_output=True,
+        encoding="ascii",
+        env=os.environ | shell,
+        cwd=REPOSITORY,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "") and "SHA-256" in ended.stdout
+    assert files_in(tmp_path / "prepared") == ["pets.json", "pets.npz"]
 
 
 def test_a_set_with_a_known_name_but_other_files_is_recorded_as_given(tmp_path, out):

@@ -10,7 +10,7 @@ import torch
 import yaml
 from PIL import Image
 
-from data_prep import folders
+from data_prep import images
 from data_prep.__main__ import main
 from data_prep.lists.formats import read, read_csv_list, read_inaturalist, with_generated
 from experiments.imagenet_lt import experiment
@@ -460,7 +460,7 @@ def test_lists_that_data_prep_cannot_use(mini, nature, prepared):
     ],
 )
 def test_what_cannot_become_a_set_is_refused_before_images_are_decoded(mini, prepared, monkeypatch, options, told):
-    monkeypatch.setattr(folders, "decode", lambda *_: pytest.fail("an image is decoded"))
+    monkeypatch.setattr(images, "decode", lambda *_: pytest.fail("an image is decoded"))
     if len(options) == 2 and options[1] == 8:
         rewrite(mini / "test.csv", lambda line: line.removesuffix(",2") + ",1" if line.endswith(",2") else line)
     assert told in prepared("a", "--from", mini, *options)[0]

@@ -287,3 +287,61 @@ def test_rare_classes_are_filled_up_with_their_own_images_or_with_others():
     drawn = data.filled_up(100, lambda missing: missing.view(-1, 1, 1, 1).expand(-1, 1, 28, 28))
     assert drawn.counts == full.counts and torch.equal(drawn.train_images[-1].unique(), torch.tensor([9]).byte())
     assert data.filled_up(10) is data
+
+
+# --- mixed images
+
+
+def long_tailed_toy(seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.arange(4).repeat_interleave(torch.tensor([100, 40, 20, 10]))
+    images = torch.randint(0, 256, (170, 1, 4, 4), generator=draw, dtype=torch.uint8)
+    return datasets.ImageData("toy", images, labels, images[:8], labels[:8], ("a", "b", "c", "d"))
+
+
+@pytest.mark.parametrize("share, changed", [(0, 0), (0.1, 10), (0.25, 25), (0.5, 50), (1, 100)])
+def test_share_of_overwritten_images_and_nothing_else(share, changed):
+    data = long_tailed_toy()
+    mixed = data.mixed_into(0, data.train_images[data.train_labels == 3], share, 0.8, seed=5)
+    differs = (mixed.train_images != data.train_images).flatten(1).any(1)
+    assert differs.sum() == changed == round(share * data.counts[0])
+    assert (data.train_labels[differs] == 0).all()
+    assert torch.equal(mixed.train_labels, data.train_labels) and mixed.counts == data.counts
+
+
+def test_mixtures_are_weighted_and_rounded_and_each_partner_is_used_alike():
+    data = long_tailed_toy()
+    tail = torch.stack([torch.full((1, 4, 4), 10 * value, dtype=torch.uint8) for value in range(10)])
+    copies = data.mixed_into(0, tail, 0.45, 1.0)  # weight 1: copies of the partner
+    values = copies.train_images[(copies.train_images != data.train_images).flatten(1).any(1)][:, 0, 0, 0]
+    used = torch.bincount(values // 10, minlength=10)
+    assert used.sum() == 45 and used.min() == 4 and used.max() == 5
+    mixed = data.mixed_into(0, tail, 0.45, 0.3)
+    share = copies.train_images.double() * 0.3 + data.train_images.double() * 0.7
+    where = (copies.train_images != data.train_images).flatten(1).any(1)
+    assert (mixed.train_images[where].double() - share[where]).abs().max() <= 0.5 + 1e-4
+    assert torch.equal(data.mixed_into(0, tail, 1, 0).train_images, data.train_images)
+
+
+def test_another_seed_overwrites_other_images():
+    data = long_tailed_toy()
+    one, same, other = (data.mixed_into(0, data.train_images[-10:], 0.3, 1, seed).train_images for seed in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (dict(share=1.2), "share of images must lie in 0 .. 1, not 1.2"),
+        (dict(share=float("nan")), "share of images must lie"),
+        (dict(weight=-0.1), "weight of the partner must lie in 0 .. 1, not -0.1"),
+        (dict(head=4), "no class 4 with training images"),
+        (dict(partners=torch.zeros(0, 1, 4, 4, dtype=torch.uint8)), "Partners are uint8 images"),
+        (dict(partners=torch.zeros(3, 3, 4, 4, dtype=torch.uint8)), "Partners are uint8 images"),
+        (dict(partners=torch.zeros(3, 1, 4, 4)), "Partners are uint8 images"),
+    ],
+)
+def test_mixtures_that_cannot_be_are_refused(options, sentence):
+    data = long_tailed_toy()
+    with pytest.raises(CourseError, match=sentence):
+        data.mixed_into(**(dict(head=0, partners=data.train_images[-5:], share=0.5, weight=0.5) | options))

@@ -1,6 +1,7 @@
 """Long-tail rules: published counts, published subsets (by their hashes), groups, and what is refused."""
 
 import hashlib
+import itertools
 import math
 
 import numpy as np
@@ -206,3 +207,45 @@ def test_class_table_of_many_classes_shows_both_ends():
 def test_class_table_needs_a_name_for_each_count():
     with pytest.raises(CourseError, match="3 counts but 2 class names"):
         class_table([3, 2, 1], ["a", "b"])
+
+
+# --- class orders
+
+
+def test_latin_square_has_every_class_once_at_every_place():
+    square = np.array(longtail.latin_square(7))
+    assert all(sorted(line) == list(range(7)) for line in (*square, *square.T))
+    assert square[0].tolist() == list(range(7))
+
+
+def test_some_rows_of_a_latin_square_are_evenly_spaced():
+    assert [row[0] for row in longtail.latin_square(100, 10)] == list(range(0, 100, 10))
+    assert longtail.latin_square(10, 2)[1] == [5, 6, 7, 8, 9, 0, 1, 2, 3, 4]
+
+
+def test_ordered_counts_are_the_counts_the_other_way_round():
+    counts = [1000, 100, 10]
+    for order in itertools.permutations(range(3)):
+        given = longtail.ordered_counts(counts, order)
+        assert [given[c] for c in order] == counts
+
+
+@pytest.mark.parametrize("order", [[0, 1], [0, 1, 1], [1, 2, 3], [0, 1, 2, 3], []])
+def test_an_order_that_is_no_permutation_is_refused(order):
+    with pytest.raises(CourseError, match="names each of the classes 0 to 2 once"):
+        longtail.ordered_counts([3, 2, 1], order)
+
+
+@pytest.mark.parametrize(
+    "call, sentence", [((1,), "at least two classes"), ((5, 0), "1 to 5 orders"), ((5, 6), "1 to 5 orders")]
+)
+def test_a_latin_square_that_is_none_is_refused(call, sentence):
+    with pytest.raises(CourseError, match=sentence):
+        longtail.latin_square(*call)
+
+
+def test_fewer_images_of_a_class_are_the_first_of_more():
+    """Subsets are nested: along a sweep of counts the images of a class come and go, they are not drawn anew."""
+    labels = np.arange(300) % 3
+    large, small = (longtail.subset(labels, counts, seed=4).tolist() for counts in ([90, 50, 10], [20, 50, 5]))
+    assert small == [*large[:20], *large[90:140], *large[140:145]]

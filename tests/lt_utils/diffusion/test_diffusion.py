@@ -25,6 +25,16 @@ class Fake(nn.Module):
 
 
 # ------------------------------------------------------------------------------------------------------------ schedules
+@pytest.mark.parametrize("steps", [10, 25, 100, 400, 1000, 4000])
+def test_linear_schedule_leaves_no_signal_at_its_end_whatever_its_length(steps):
+    schedule, published = linear_schedule(steps), linear_schedule()
+    assert schedule.alpha_bar[-1].sqrt() < 0.007 and len(schedule) == steps  # published: 0.0064
+    if steps >= 100:  # at equal times about equal
+        assert torch.allclose(schedule.alpha_bar[steps // 2].sqrt(), published.alpha_bar[500].sqrt(), atol=0.03)
+    given = linear_schedule(steps, 1e-4, 0.02)  # values that are given are taken as they are
+    assert torch.allclose(given.beta[[0, -1]], torch.tensor([1e-4, 0.02], dtype=torch.float64))
+
+
 def test_linear_schedule_vector():
     schedule = linear_schedule()
     assert len(schedule) == 1000 and schedule.alpha_bar.dtype == torch.float64

@@ -165,7 +165,7 @@ LABELS = torch.tensor([0, 1, 2, 0, 1])
 def peer_of(kind, schedule, **options):
     """A diffusers scheduler with exactly our alpha_bar, in float64."""
     peer = kind(num_train_timesteps=len(schedule), beta_schedule="linear", **options)
-    assert torch.allclose(peer.alphas_cumprod.double(), linear_schedule(len(schedule)).alpha_bar, rtol=1e-4)
+    assert torch.allclose(peer.alphas_cumprod.double(), linear_schedule(len(schedule), 1e-4, 0.02).alpha_bar, rtol=1e-4)
     peer.alphas_cumprod, peer.final_alpha_cumprod = schedule.alpha_bar, torch.ones((), dtype=torch.float64)
     peer.one = torch.ones((), dtype=torch.float64)
     return peer
@@ -199,7 +199,7 @@ def test_ddim_against_diffusers(objective, steps, eta, clip):
 @pytest.mark.parametrize("variance, name", [("posterior", "fixed_small"), ("beta", "fixed_large")])
 @pytest.mark.parametrize("clip", [None, 0.8])
 def test_ancestral_against_diffusers(objective, variance, name, clip):
-    schedule, model, x = linear_schedule(60), Toy(), noise(5, 3)
+    schedule, model, x = linear_schedule(60, 1e-4, 0.02), Toy(), noise(5, 3)
     ours = ancestral(guided(model, schedule, LABELS, objective, clip=clip), schedule, x, variance, generator(2))
     peer = peer_of(
         DDPMScheduler,

@@ -186,7 +186,8 @@ def test_a_balanced_head_comes_near_bayes(blobs, kind, rate, below):
     bayes = accuracy(label_shift(blobs.test_logits, blobs.counts), blobs.test_labels)
     assert accuracy(blobs.test_logits, blobs.test_labels) < bayes - 2
     seen = plain_views(blobs.train, blobs.train_labels)
-    fitted = retraining.fit_head(seen, blobs, kind=kind, lr=rate, start_tau=0.0, steps=300, batch_size=256, seed=1)
+    start = {"start_tau": 0.0} if kind == "linear" else {}
+    fitted = retraining.fit_head(seen, blobs, kind=kind, lr=rate, steps=300, batch_size=256, seed=1, **start)
     ours = accuracy(retraining.predict(fitted.head, blobs.test), blobs.test_labels)
     assert ours > bayes - below
 

@@ -25,7 +25,8 @@ from lt_utils.features.views import Views
 from lt_utils.models.pretrained import load_pretrained
 from lt_utils.models.resnet import ResNet
 from lt_utils.recognition.encoders import pretrained_encoder
-from lt_utils.recognition.losses import isda_loss, label_shift, semantic_margins
+from lt_utils.recognition.losses import label_shift
+from lt_utils.recognition.semantic import isda_loss, semantic_margins
 
 COUNTS = [300, 200, 60, 12]
 CENTRES = torch.tensor([[0.0, 0, 0, 0, 0], [9, 0, 0, 0, 0], [8, 3, 0, 0, 0], [1, 1, 0, 0, 0]])

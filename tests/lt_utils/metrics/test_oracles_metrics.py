@@ -3,12 +3,21 @@
 import pytest
 import scipy.linalg
 import torch
-from sklearn.metrics import accuracy_score, recall_score
+from sklearn.metrics import accuracy_score, f1_score, recall_score, top_k_accuracy_score
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from lt_utils.metrics.generation import frechet_distance
-from lt_utils.metrics.recognition import accuracy, calibration_error, class_accuracy, group_accuracy, reliability
+from lt_utils.metrics.recognition import (
+    accuracy,
+    calibration_error,
+    class_accuracy,
+    group_accuracy,
+    largest_calibration_error,
+    macro_f1,
+    reliability,
+    top_k_accuracy,
+)
 
 CLASSES = 7
 COUNTS = [500, 200, 101, 100, 20, 19, 5]
@@ -48,6 +57,25 @@ def test_group_accuracy_against_scikit_learn(predicted):
     for name, members in groups.items():
         chosen = torch.isin(labels, torch.tensor(members))
         assert ours[name] == pytest.approx(100 * accuracy_score(labels[chosen], logits.argmax(1)[chosen]), rel=1e-12)
+
+
+def test_f1_and_top_k_against_scikit_learn(predicted):
+    logits, labels = predicted
+    assert macro_f1(logits, labels) == pytest.approx(
+        100 * f1_score(labels, logits.argmax(1), average="macro"), rel=1e-12
+    )
+    for k in (1, 2, 5):
+        assert top_k_accuracy(logits, labels, k) == pytest.approx(
+            100 * top_k_accuracy_score(labels, logits, k=k), rel=1e-12
+        )
+
+
+@pytest.mark.parametrize("bins", [1, 5, 10, 15, 40])
+def test_largest_calibration_error_against_torchmetrics(predicted, bins):
+    logits, labels = predicted
+    probabilities = logits.softmax(1)
+    peer = MulticlassCalibrationError(CLASSES, n_bins=bins, norm="max")(probabilities, labels).item()
+    assert largest_calibration_error(probabilities, labels, bins) == pytest.approx(100 * peer, rel=1e-4)
 
 
 @pytest.mark.parametrize("bins", [1, 5, 10, 15, 40])

@@ -11,9 +11,15 @@ from lt_utils.metrics.recognition import (
     accuracy,
     calibration_error,
     class_accuracy,
+    full_scores,
     group_accuracy,
+    largest_calibration_error,
+    macro_f1,
+    prior_following,
     reliability,
     scores,
+    top_k_accuracy,
+    worst_class_accuracy,
 )
 from lt_utils.metrics.statistics import format_mean, mean_error, mean_std, standing
 
@@ -84,6 +90,55 @@ def test_scores_are_one_rounded_row():
     assert row["accuracy"] == 66.67 and row["many"] == 100 and row["medium"] == 66.67 and row["few"] == 50
     confidence = math.exp(2) / (math.exp(2) + 2)
     assert row["ece"] == round(100 * abs(confidence - 4 / 6), 2)
+
+
+def test_worst_class_top_k_and_f1_by_hand():
+    assert worst_class_accuracy(LOGITS, LABELS) == 50
+    assert worst_class_accuracy(torch.cat([LOGITS, torch.zeros(6, 1)], 1), LABELS) == 50  # class 3 has no test image
+    ranked = torch.tensor([[3.0, 2, 1], [1, 2, 3], [3, 1, 2], [2, 3, 1]])
+    labels = torch.tensor([0, 1, 1, 2])
+    assert [top_k_accuracy(ranked, labels, k) for k in (1, 2, 3)] == [25, 50, 100]
+    # Twice what is right by images and predictions: 2 / (1 + 3), 4 / (3 + 2), 2 / (2 + 1).
+    assert macro_f1(LOGITS, LABELS) == pytest.approx(100 * (2 / 4 + 4 / 5 + 2 / 3) / 3)
+    assert macro_f1(torch.cat([LOGITS, torch.zeros(6, 1)], 1), LABELS) == pytest.approx(macro_f1(LOGITS, LABELS))
+    for k in (0, 4):
+        with pytest.raises(CourseError, match=f"There are 3 classes: k must be between 1 and that, not {k}"):
+            top_k_accuracy(ranked, labels, k)
+
+
+def test_largest_calibration_error_by_hand():
+    confidence = torch.tensor([0.9, 0.9, 0.9, 0.6])
+    probabilities = torch.stack([confidence, 1 - confidence], 1)
+    # Bin of 0.9: gap 0.2333, weighs more in the mean; bin of 0.6: gap 0.4.
+    assert largest_calibration_error(probabilities, torch.tensor([0, 0, 1, 0])) == pytest.approx(40, rel=1e-5)
+
+
+def predictions(counts):
+    """Logits whose predicted classes come `counts` times."""
+    return torch.eye(len(counts))[torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))]
+
+
+def test_predictions_follow_the_prior_wholly_not_at_all_or_in_between():
+    labels, counts = torch.arange(3).repeat_interleave(20), [700, 200, 100]
+    assert prior_following(predictions([42, 12, 6]), labels, counts) == pytest.approx(1)
+    assert prior_following(predictions([20, 20, 20]), labels, counts) == 0
+    between = sum(math.log((1 / 3 + 1e-6) / (q + 1e-6)) for q in (0.6, 0.4, 0.0))
+    whole = sum(math.log((1 / 3 + 1e-6) / (q + 1e-6)) for q in (0.7, 0.2, 0.1))
+    assert prior_following(predictions([36, 24, 0]), labels, counts) == pytest.approx(between / whole)
+    assert math.isnan(prior_following(predictions([42, 12, 6]), labels, [5, 5, 5]))
+    one_class = torch.zeros(60, dtype=torch.long)  # of the test set: classes that are not in it add nothing
+    assert prior_following(predictions([42, 12, 6]), one_class, counts) == pytest.approx(1)
+
+
+def test_full_scores_have_all_groups_and_measures():
+    row = full_scores(LOGITS, LABELS, [500, 400, 5])
+    assert list(row) == ["accuracy", "many", "medium", "few", "ece", "worst", "f1", "top5", "mce", "pdc"]
+    assert {k: v for k, v in row.items() if v == v and k in scores(LOGITS, LABELS, [500, 400, 5])} == scores(
+        LOGITS, LABELS, [500, 400, 5]
+    )
+    assert math.isnan(row["medium"]) and row["worst"] == 50 and row["f1"] == 65.56 and row["top5"] == 100
+    assert row["mce"] == row["ece"]  # one confidence, one bin
+    assert row["pdc"] == round(prior_following(LOGITS, LABELS, [500, 400, 5]), 2)
 
 
 def test_mean_and_spread_over_seeds():

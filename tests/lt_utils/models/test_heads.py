@@ -14,11 +14,11 @@ from lt_utils.models.heads import HEADS, CosineHead, LinearHead, WCDASHead, buil
 def test_every_head_gives_one_logit_per_class(name):
     head = build_head(name, 6, 4)
     assert isinstance(head, HEADS[name]) and head(torch.rand(5, 6)).shape == (5, 4)
-    assert HEADS.keys() == {"linear", "cosine", "wcdas"}
+    assert HEADS.keys() == {"linear", "cosine", "cosine-30", "wcdas"}
 
 
 def test_unknown_head_lists_the_known_ones():
-    with pytest.raises(CourseError, match="Unknown head 'angular'.*linear, cosine, wcdas"):
+    with pytest.raises(CourseError, match="Unknown head 'angular'.*linear, cosine, cosine-30, wcdas"):
         build_head("angular", 6, 4)
 
 

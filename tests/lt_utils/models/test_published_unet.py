@@ -99,7 +99,7 @@ def test_no_augmentation_adds_nothing_and_an_augmentation_does():
 
 def test_the_switches_are_in_the_configuration_and_old_checkpoints_still_load(tmp_path):
     torch.manual_seed(0)
-    model = UNet(3, 3, **SIZES["small"], augmentation=9, groups=32).eval()
+    model = UNet(3, 10, **SIZES["small"], augmentation=9, groups=32).eval()
     save_model(tmp_path / "a.safetensors", model)
     again, _ = load_model(tmp_path / "a.safetensors", UNet)
     vector = torch.randn(2, 9)

@@ -7,12 +7,14 @@ import sys
 import time
 from types import SimpleNamespace
 
+import nbformat
+import numpy as np
 import pytest
 import torch
 
 from lt_utils import files, progress
 from lt_utils.errors import CourseError
-from lt_utils.runs import folder, parameters
+from lt_utils.runs import parameters
 from lt_utils.runs.folder import find_run, open_run, records
 from lt_utils.training.loop import train
 
@@ -27,12 +29,17 @@ time.sleep(float(sys.argv[2]))
 """
 
 
+def papermill(**given) -> dict:
+    """The names of a notebook after papermill's cell and what IPython keeps of it."""
+    lines = "".join(f"{name} = {value!r}\n" for name, value in given.items())
+    return given | {"In": ["", "EPOCHS = 3  # its own", f"# Parameters\n{lines}"]}
+
+
 @pytest.fixture
 def course(tmp_path, monkeypatch, notebook):
     """A folder of two small notebooks and an empty folder of runs; returns the folder of runs."""
     monkeypatch.setenv("LT_NOTEBOOKS", str(tmp_path / "notebooks"))
     monkeypatch.setenv("LT_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(folder, "_current", None)
     setup = "from a import TABLE\nrun = open_run('03_encoders', globals())"
     for name in ("03_encoders", "08_classifier_retraining"):
         more = {"ENCODER_RUN": ""} if name.startswith("08") else {}
@@ -104,13 +111,23 @@ def test_a_damaged_record_is_not_taken_for_a_missing_one(course, given, content)
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
-        ({"EPOCSH": 3}, "unknown parameter EPOCSH: did you mean EPOCHS[?] Known: DATASET, IMBALANCE, SEED, EPOCHS"),
-        ({"DEPTH": 20}, "unknown parameter DEPTH"),  # a later constant of the notebook, not a parameter
+        (
+            papermill(EPOCSH=3),
+            "unknown parameter EPOCSH: did you mean EPOCHS[?] Known: DATASET, IMBALANCE, SEED, EPOCHS",
+        ),
+        (papermill(DEPTH=20), "unknown parameter DEPTH"),  # a later constant of the notebook, not a parameter
+        (papermill(depth=20), "unknown parameter depth"),
         ({"EPOCHS": "three"}, "EPOCHS must be a whole number such as 3, not 'three' [(]str[)]"),
         ({"EPOCHS": 2.5}, "EPOCHS must be a whole number"),
         ({"EPOCHS": True}, "EPOCHS must be a whole number"),
         ({"RATE": "0.1"}, "RATE must be a number"),
         ({"DATASET": 3}, "DATASET must be text"),
+        ({"SEED": np.int64(1)}, r"SEED must be a whole number such as 0, not np.int64\(1\) \(int64\)"),
+        ({"SEED": -1}, "SEED must be a number from 0, not -1"),
+        ({"SEED": 2**40}, "SEED must be at most 1000000000, not 1099511627776"),
+        ({"IMBALANCE": 0.5}, "IMBALANCE must be a number from 1, not 0.5"),
+        ({"EPOCHS": 0}, "EPOCHS must be a number from 1, not 0"),
+        ({"RATE": float("nan")}, "RATE must be a number from 0, not nan"),
     ],
 )
 def test_misspelt_and_mistyped_parameters_are_refused(course, names, sentence):
@@ -121,13 +138,56 @@ def test_misspelt_and_mistyped_parameters_are_refused(course, names, sentence):
 
 @pytest.mark.parametrize("number", [0, -1])
 def test_fewer_than_one_seed_are_refused(number):
-    with pytest.raises(CourseError, match=f"RUNS, the number of seeds, must be at least 1, not {number}"):
+    with pytest.raises(CourseError, match=f"parameter RUNS must be a number from 1, not {number}"):
         parameters.check({"RUNS": number}, {"RUNS": 3}, "03_encoders")
 
 
-def test_what_is_no_parameter_is_let_through(course):
-    open_run("03_encoders", PARAMETERS | {"RATE": 1, "TABLE": {"a": 1}, "torch": 3, "PAPERMILL_INPUT_PATH": "x"})
-    open_run("03_encoders", PARAMETERS | {"RATE": 1, "DEPTH": 8})  # the set-up cell once more, after later cells
+def test_constants_of_a_learner_are_no_parameters(course):
+    own = {"DEBUG": True, "TOP_K": 5, "TABLE": {"a": 1}, "torch": 3, "PAPERMILL_INPUT_PATH": "x", "DEPTH": 8}
+    names = PARAMETERS | papermill(RATE=1) | own
+    names["In"] += ["run = open_run('03_encoders', globals())", "# Parameters\nTOP_K = 5", "TOP_K = 5"]
+    open_run("03_encoders", names)
+    open_run("03_encoders", PARAMETERS | own)  # without IPython
+    open_run("03_encoders", PARAMETERS | {"In": ["", "# Parameters\nfor A in (1, 2):\n    pass\n", "%time"]})
+
+
+def test_what_came_through_papermill_is_checked_in_a_kernel_and_what_was_typed_is_not(course, tmp_path):
+    """A constant, and the set-up cell again: run. A misspelt parameter: refused."""
+    papermill = pytest.importorskip("papermill")
+    name = "08_classifier_retraining"
+    source, out = tmp_path / "notebooks" / f"{name}.ipynb", tmp_path / "out.ipynb"
+    content = json.loads(source.read_text())
+    setup = f"from lt_utils.runs import open_run\nrun = open_run({name!r}, globals())"
+    for cell, code in zip(content["cells"][2:], (setup, f"DEBUG = True\n{setup}"), strict=True):
+        cell["source"] = code
+    source.write_text(json.dumps(content))
+    papermill.execute_notebook(source, out, {"EPOCHS": 1}, progress_bar=False)
+    assert (
+        json.loads((course / f"lab/{name}/fashion-mnist-small-if100-seed0/run.json").read_text())["parameters"][
+            "EPOCHS"
+        ]
+        == 1
+    )
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter EPOCSH: did you mean EPOCHS"):
+        papermill.execute_notebook(source, out, {"EPOCSH": 1}, progress_bar=False)
+
+
+def test_ctrl_c_in_a_cell_is_one_sentence(course):
+    """However deep it comes, with what the training says or without a word. The cell still counts as failed."""
+    nbclient = pytest.importorskip("nbclient")
+    setup = "\n".join(f"{name} = {value!r}" for name, value in PARAMETERS.items())
+    setup += "\nfrom lt_utils.runs import open_run\nrun = open_run('03_encoders', globals())"
+    deep = "def deep(n):\n    if not n:\n        raise KeyboardInterrupt({})\n    deep(n - 1)\ndeep(9)"
+    cells = [
+        nbformat.v4.new_code_cell(code) for code in (setup, deep.format("'stopped after step 3'"), deep.format(""))
+    ]
+    shown = nbformat.v4.new_notebook(cells=cells)
+    nbclient.NotebookClient(shown, kernel_name="python3", allow_errors=True).execute()
+    said = [output for cell in shown.cells[1:] for output in cell.outputs]
+    assert [(one.ename, one.traceback) for one in said] == [
+        ("KeyboardInterrupt", ["Interrupted: stopped after step 3."]),
+        ("KeyboardInterrupt", ["Interrupted: the cell was not finished; run it again."]),
+    ]
 
 
 def test_unknown_notebook_and_missing_parameter(course):

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -367,6 +368,53 @@ def test_a_checkpoint_of_another_training_is_refused_and_nothing_is_lost(change,
     assert "\n" not in str(error.value) and path.read_bytes() == content
     assert all(torch.equal(value, before[name]) for name, value in other.model.state_dict().items())
     assert same(Training(checkpoint=path).go(), Training().go())
+
+
+def plain(**options):
+    return lambda parameters: torch.optim.SGD(parameters, 0.1, **{"momentum": 0.9, "weight_decay": 5e-4} | options)
+
+
+@pytest.mark.parametrize("stop", [3, None])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(make=plain(momentum=0.5)), "options of the optimiser .*'momentum': 0.9.* instead of .*'momentum': 0.5"),
+        (dict(make=plain(nesterov=True)), "'nesterov': True"),
+        (dict(precision="bf16"), "precision 'fp32' instead of 'bf16'"),
+        (dict(lr_schedule=partial(lr_schedules.warmup_cosine, share=0.5)), "values of lr_schedule"),
+    ],
+)
+def test_a_training_with_another_option_is_never_taken_for_the_old_one(change, message, stop, path, monkeypatch):
+    """Half done or finished: an edit of what decides the result is told."""
+    monkeypatch.setitem(OPTIMISERS, "made", plain())
+    same = dict(lr_schedule=partial(lr_schedules.warmup_cosine, share=0.2), optimizer="made", checkpoint=path)
+    Training(**same).go(stop)
+    monkeypatch.setitem(OPTIMISERS, "made", change.get("make", plain()))
+    options = {name: value for name, value in change.items() if name != "make"}
+    with pytest.raises(CourseError, match=message):
+        Training(**same | options).go()
+
+
+def cell(tmp_path, number, text):
+    """A function `loss` as a notebook's cell defines it: its module is __main__ and its source can be read."""
+    file = tmp_path / f"cell{number}.py"
+    file.write_text(text)
+    names = {"__name__": "__main__", "net_loss": net_loss, "share": 0.5}
+    exec(compile(text, file, "exec"), names)
+    return names["loss"]
+
+
+LOSS = "def weigh(x):\n    return share * x\ndef loss(model, index):\n    return weigh(net_loss(model, index))\n"
+
+
+def test_a_loss_that_a_notebook_edits_is_another_training(path, tmp_path):
+    Training(checkpoint=path, loss=cell(tmp_path, 0, LOSS)).go()
+    again = LOSS.replace("(x):\n", "(x):\n    # only a comment\n\n")
+    Training(checkpoint=path, loss=cell(tmp_path, 1, again)).go()
+    edits = (LOSS.replace("weigh(net_loss", "2 * weigh(net_loss"), LOSS.replace("share * x", "share * x * x"))
+    for number, edited in enumerate((*edits, "share = 0.3\n" + LOSS), start=2):
+        with pytest.raises(CourseError, match=r"code of the loss '.*' instead of '.*'\): delete it to train anew"):
+            Training(checkpoint=path, loss=cell(tmp_path, number, edited)).go()
 
 
 def test_a_truncated_checkpoint_is_refused(path):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lt_utils.viz.feature_pictures import added_in_plane, clouds_to_scale
+from lt_utils.viz.feature_pictures import added_in_plane, class_map, clouds_to_scale
 from lt_utils.viz.tables import rungs
 
 
@@ -47,3 +47,16 @@ def test_rungs_gather_the_views_of_a_method():
     assert second == "B"
     assert alone["clean"][0] == 60.0
     assert math.isnan(alone["clean"][1])
+
+
+def test_a_map_of_points_in_a_plane_keeps_their_distances_and_names_nearest_rivals():
+    places = torch.tensor([[0.0, 0.0], [1.0, 0.0], [6.0, 1.0], [6.0, 3.0]])
+    distances = torch.cdist(places, places).fill_diagonal_(math.inf)
+    figure = class_map(distances, torch.zeros(4, 1, 8, 8, dtype=torch.uint8), ["a", "b", "c", "d"], "title")
+    axes = figure.axes[0]
+    drawn = torch.tensor([[(left + right) / 2, (low + high) / 2] for left, right, low, high in
+                          (picture.get_extent() for picture in axes.images)])  # fmt: skip
+    assert torch.allclose(torch.cdist(drawn, drawn), distances.fill_diagonal_(0), atol=1e-4)
+    assert drawn[:, 0].max() - drawn[:, 0].min() > drawn[:, 1].max() - drawn[:, 1].min()
+    assert [text.get_text() for text in axes.texts] == ["a 1.0", "b 1.0", "c 2.0", "d 2.0"]
+    assert axes.lines[0].get_linewidth() > axes.lines[2].get_linewidth()

@@ -1,4 +1,4 @@
-"""The pictures of notebook 03: what is drawn is what was given, in the colours of the course, without warnings."""
+"""The pictures of notebooks 02 and 03: what is drawn is what was given, in the colours of the course, without warnings."""
 
 import matplotlib
 
@@ -55,3 +55,15 @@ def test_a_reliability_diagram_has_a_panel_for_each_method_and_takes_seeds_one_a
             len(heights) == recognition_results.BINS and heights[-1] == pytest.approx(0.75) and sum(heights[:-1]) == 0
         )
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["CE", "twice"]
+
+
+def test_recall_squares_say_each_number_where_it_belongs():
+    values = torch.tensor([[90.4, 10.0], [80.0, 60.0], [0.0, 100.0]])
+    figure = recognition_results.recall_squares({"raw": values, "mended": values}, NAMES, [1000, 10], "squares")
+    axes = figure.axes[0]
+    said = {(round(text.get_position()[1]), round(text.get_position()[0])): text.get_text() for text in axes.texts}
+    assert said == {(0, 0): "90", (0, 1): "10", (1, 0): "80", (1, 1): "60", (2, 0): "0", (2, 1): "100"}
+    assert [label.get_text() for label in axes.get_yticklabels()] == NAMES
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1,000", "10"]
+    many = recognition_results.recall_squares({"raw": torch.rand(100, 3)}, ["c"] * 100, [9, 5, 1])
+    assert not many.axes[0].texts

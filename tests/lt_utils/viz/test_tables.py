@@ -87,6 +87,7 @@ def test_the_interval_covers_the_truth_in_95_of_100_studies():
 
 def test_how_values_are_shown():
     assert cell((79.06, 0.42)) == "79.1 ± 0.4" and cell((79.06, float("nan"))) == "79.1"
+    assert cell(float("nan")) == cell((float("nan"), float("nan"))) == "n/a"
     assert cell(None) == "–" and cell(12406) == "12,406" and cell("CE") == "CE"
     table = markdown([{"method": "CE", "accuracy": 71.26}, {"method": "Label shift", "accuracy": None}])
     assert table.splitlines() == [
