@@ -11,7 +11,7 @@ The other modules are what is trained and drawn with them.
 from lt_utils.diffusion.class_balancing import MECHANISMS, class_balancing_loss, label_prior, train_generator
 from lt_utils.diffusion.feature_diffusion import FeatureGenerator, GaussianDenoiser, Standardiser, load_generator
 from lt_utils.diffusion.feature_diffusion import train_feature_diffusion
-from lt_utils.diffusion.generate import SAMPLERS, balanced_labels, read_samples, sample, sample_to
+from lt_utils.diffusion.generate import SAMPLERS, balanced_labels, edited, read_samples, sample, sample_to
 from lt_utils.diffusion.image_diffusion import train_image_diffusion
 from lt_utils.diffusion.losses import OBJECTIVES, diffusion_loss, drop_labels, estimates, target
 from lt_utils.diffusion.samplers import Prediction, ancestral, ddim, ddim_steps, guided

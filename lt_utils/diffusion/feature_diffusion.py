@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lt_utils import hashing
-from lt_utils.diffusion.generate import sample
+from lt_utils.diffusion.generate import edited, sample
 from lt_utils.diffusion.losses import diffusion_loss
 from lt_utils.diffusion.schedules import Schedule, cosine_schedule
 from lt_utils.errors import CourseError
@@ -62,6 +62,14 @@ class FeatureGenerator:
         with autocast(self.scale.mean.device, self.precision):
             x = sample(self.model, self.schedule, labels, (len(self.scale.mean),), **options)
         return self.scale.inverse(x)
+
+    def edit(
+        self, features: Tensor, labels: Tensor, t: int, *, omega: float = 0.0, steps: int = 25, seed: int = 0
+    ) -> Tensor:
+        """Features [N, D] noised to step t and denoised under other `labels` [N], [N, D], as `generate.edited` does it."""
+        with autocast(self.scale.mean.device, self.precision):
+            how = dict(steps=steps, omega=omega, seed=seed, batch_size=4096)
+            return self.scale.inverse(edited(self.model, self.schedule, self.scale(features), labels, t, **how))
 
     def save(self, path: str | Path, **facts) -> None:
         """Write the denoiser and, among its facts, the scale, the length of the schedule and the precision."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lt_utils import files, hashing
 from lt_utils.data.augmentation import to_bytes
-from lt_utils.diffusion.samplers import Prediction, ancestral, check_labels, ddim, guided
+from lt_utils.diffusion.samplers import Prediction, ancestral, check_labels, check_step, ddim, guided
 from lt_utils.diffusion.schedules import Schedule
 from lt_utils.diffusion.solvers import dpm_solver
 from lt_utils.errors import CourseError, choose
@@ -36,19 +36,25 @@ def walk(
     steps: int = 50,
     eta: float = 0.0,
     generator: torch.Generator | None = None,
+    start: int | None = None,
 ) -> Tensor:
     """From noise x [B, ...] to data [B, ...] by the sampler of that name, one of SAMPLERS.
 
     "dpm-solver" is DPM-Solver++ of order 2, without fresh noise; "fixedlarge" and "fixedsmall" visit every step of the
-    schedule. Raises CourseError for an unknown name, and for eta with "dpm-solver".
+    schedule. start: the step t whose noise x has, by default the last; for DDIM and DPM-Solver++ only. Raises CourseError
+    for an unknown name, for eta with "dpm-solver", and for `start` with a sampler that cannot begin there.
     """
     choose("sampler", sampler, SAMPLERS)
     if sampler == "dpm-solver":
         if eta:
             raise CourseError(f"DPM-Solver++ adds no fresh noise: leave eta at 0 (it is {eta:g}), or take ddim.")
-        return dpm_solver(predict, schedule, x, steps)
+        return dpm_solver(predict, schedule, x, steps, start=start)
     if sampler == "ddim":
-        return ddim(predict, schedule, x, steps, eta, generator)
+        return ddim(predict, schedule, x, steps, eta, generator, start)
+    if start is not None:
+        raise CourseError(
+            f"The sampler {sampler!r} begins with pure noise: to begin at a step, take ddim or dpm-solver."
+        )
     return ancestral(predict, schedule, x, VARIANCES[sampler], generator)
 
 
@@ -87,6 +93,46 @@ def sample(
     finally:  # also after a sampler or a number of steps that is refused
         denoiser.train(was_training)
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def edited(
+    denoiser: nn.Module,
+    schedule: Schedule,
+    x0: Tensor,
+    labels: Tensor,
+    t: int,
+    *,
+    steps: int = 10,
+    omega: float = 0.0,
+    clip: float | None = None,
+    objective: str = "v",
+    seed: int = 0,
+    batch_size: int = 256,
+) -> Tensor:
+    """Data x0 [N, ...] noised to step t and denoised under other `labels` [N], float32 [N, ...] (SDEdit, Meng et al. 2022).
+
+    t = 0 nearly gives x0 back, t = T - 1 forgets it and draws as `sample` does; in between the result has something of
+    both. DPM-Solver++ from step t, in `steps` calls or as many as there are steps to go; below 2 calls DDIM. The noise
+    depends on `seed` alone, so that t can be swept with the same noise.
+
+    Raises CourseError for t outside the schedule and for a label that the network does not know.
+    """
+    check_step(t, len(schedule))
+    check_labels(labels, denoiser.no_label)
+    was_training, where = denoiser.training, next(denoiser.parameters()).device
+    denoiser.eval()
+    calls, noise = min(steps, t + 1), torch.randn(x0.shape, generator=torch.Generator().manual_seed(seed))
+    parts = []
+    try:
+        for clean, eps, part in zip(*(one.split(batch_size) for one in (x0, noise, labels)), strict=True):
+            x_t = schedule.add_noise(clean.float().to(where), torch.full((len(clean),), t, device=where), eps.to(where))
+            predict = guided(denoiser, schedule, part.to(where), objective, omega, clip)
+            sampler = "dpm-solver" if calls > 1 else "ddim"
+            parts.append(walk(sampler, predict, schedule, x_t, calls, start=t))
+    finally:
+        denoiser.train(was_training)
+    return torch.cat(parts) if parts else x0
 
 
 def balanced_labels(total: int, num_classes: int) -> Tensor:

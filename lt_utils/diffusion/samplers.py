@@ -57,11 +57,25 @@ def guided(
     return predict
 
 
-def ddim_steps(total: int, steps: int) -> list[int]:
-    """`steps` values of t, falling from total - 1 in equal strides ("trailing" spacing, Lin et al. 2024).
+def check_step(t: int, total: int) -> None:
+    """Raise CourseError unless t is a step of a schedule of `total` steps, 0 .. total - 1."""
+    if not 0 <= t < total:
+        raise CourseError(
+            f"Step t = {t} is outside the schedule: its steps are 0 (nearly clean) to {total - 1} (noise)."
+        )
 
-    Raises CourseError unless 1 <= steps <= total.
+
+def ddim_steps(total: int, steps: int, start: int | None = None) -> list[int]:
+    """`steps` values of t, falling from `start` in equal strides ("trailing" spacing, Lin et al. 2024).
+
+    start: the step to begin at, by default the last, total - 1. Raises CourseError unless 0 <= start < total and
+    1 <= steps <= start + 1.
     """
+    if start is not None:
+        check_step(start, total)
+        if steps > start + 1:
+            raise CourseError(f"From step {start} to the data there are {start + 1} steps, not {steps}: take fewer.")
+        total = start + 1
     if not 1 <= steps <= total:
         raise CourseError(f"A schedule of {total} steps can be sampled in 1 to {total} steps, not {steps}.")
     return [round(total - i * total / steps) - 1 for i in range(steps)]
@@ -75,12 +89,14 @@ def ddim(
     steps: int = 50,
     eta: float = 0.0,
     generator: torch.Generator | None = None,
+    start: int | None = None,
 ) -> Tensor:
     """DDIM (Song et al. 2021, equation 12) from noise x [B, ...] to data [B, ...] in `steps` steps.
 
     eta = 0: deterministic. eta = 1 with all T steps: ancestral sampling with the posterior variance.
+    start: the step t whose noise x has, by default the last: x is then the x_t of some data, as in SDEdit.
     """
-    times = ddim_steps(len(schedule), steps)
+    times = ddim_steps(len(schedule), steps, start)
     alpha_bar = schedule.alpha_bar
     for now, after in zip(times, [*times[1:], None], strict=True):
         abar = float(alpha_bar[now])

@@ -23,11 +23,14 @@ def _half_log_snr(alpha_bar: float) -> float:
 
 
 @torch.no_grad()
-def dpm_solver(predict: Prediction, schedule: Schedule, x: Tensor, steps: int = 10, order: int = 2) -> Tensor:
+def dpm_solver(
+    predict: Prediction, schedule: Schedule, x: Tensor, steps: int = 10, order: int = 2, start: int | None = None
+) -> Tensor:
     """DPM-Solver++ ("2M", "3M": multistep of order 2 or 3) from noise x [B, ...] to data [B, ...] in `steps` calls.
 
     The steps are those of DDIM (`samplers.ddim_steps`), and order 1 is DDIM with eta = 0. With fewer than 15 steps the last
     ones fall to a lower order, for there the estimate of x_0 changes abruptly; the very last one is always of order 1.
+    start: the step t whose noise x has, by default the last.
 
     Raises CourseError for an unknown order, fewer steps than the order, or more than the schedule has.
     """
@@ -35,7 +38,7 @@ def dpm_solver(predict: Prediction, schedule: Schedule, x: Tensor, steps: int = 
         raise CourseError(f"DPM-Solver++ is written for the orders 1, 2 and 3, not {order}.")
     if steps < order:
         raise CourseError(f"A solver of order {order} needs at least {order} steps, not {steps}: take more steps.")
-    times = ddim_steps(len(schedule), steps)
+    times = ddim_steps(len(schedule), steps, start)
     alpha_bar = [*(float(schedule.alpha_bar[t]) for t in times), 1.0]
     lam = [_half_log_snr(value) for value in alpha_bar]
     earlier: list[Tensor] = []  # estimates of x_0 at the last steps, the newest first

@@ -90,20 +90,24 @@ def load_or_train(
     checkpoint: str | Path | None = None,
     epochs: int = 20,
     depth: int = 8,
+    method: str = "ce-mixup",
 ) -> tuple[Encoded, str]:
     """Features of `data` by the encoder of this seed, and a sentence that says where the encoder came from.
 
     In this order: the published encoder in the file `published`; the "CE" encoder of this seed in `earlier`, a finished
-    run of notebook 03; else one trained now with cross-entropy and mixup, `epochs` long, kept in `checkpoint`.
+    run of notebook 03; one that comes with the course, of the same recipe; else one trained now by `method` (cross-entropy
+    and mixup), `epochs` long, kept in `checkpoint`. `earlier` is left out for another method.
     """
     if published:
         return encode_published(published, data), f"published LDMLR encoder {Path(published).name}"
     stored = None if earlier is None else earlier.path / "checkpoints" / f"encoder-ce-seed{seed}.safetensors"
-    if stored is not None and stored.exists():
+    if stored is not None and stored.exists() and method == "ce-mixup":
         model, _ = checkpoints.load_model(stored, ResNet, device())
         return encode_data(model, data), f"encoder of seed {seed} loaded from {earlier.name}"
+    if found := encoders.pretrained_encoder(data, method, epochs=epochs, depth=depth, seed=seed):
+        return encode_data(found[0], data), f"encoder of seed {seed}: {found[1]['name']}, which comes with the course"
     model = encoders.train_encoder(
-        data, "ce-mixup", epochs=epochs, depth=depth, seed=seed, checkpoint=checkpoint, title=f"encoder, seed {seed}"
+        data, method, epochs=epochs, depth=depth, seed=seed, checkpoint=checkpoint, title=f"encoder, seed {seed}"
     )
     why = "no run of notebook 03 was found" if earlier is None else f"{earlier.name} holds no CE encoder of this seed"
     return encode_data(model, data), f"encoder of seed {seed} trained here for {epochs} epochs: {why}"
@@ -112,16 +116,24 @@ def load_or_train(
 def load_or_train_each(data: ImageData, seeds: Sequence[int], **same) -> dict[int, tuple[Encoded, str]]:
     """`load_or_train` for several seeds; `same`: its arguments, but `checkpoint` maps a name to a path (Run.checkpoint).
 
-    A seed without an encoder of its own in `earlier` shares that of the first seed, and the sentence says so: then both hold
-    one and the same Encoded.
+    A seed without an encoder of its own, in `earlier` or with the course, shares that of the first seed, and the sentence
+    says so: then both hold one and the same Encoded.
     """
-    folder = None if same.get("published") or same.get("earlier") is None else same["earlier"].path / "checkpoints"
     checkpoint = same.pop("checkpoint", lambda name: None)  # a function: a path for each name
     found: dict[int, tuple[Encoded, str]] = {}
     for seed in seeds:
-        own = folder is not None and (folder / f"encoder-ce-seed{seed}.safetensors").exists()
-        if found and not own:
+        if found and not _has_own(data, seed, **same):
             found[seed] = found[seeds[0]][0], f"shares the encoder of seed {seeds[0]}"
         else:
             found[seed] = load_or_train(data, seed, checkpoint=checkpoint(f"encoder-training-seed{seed}"), **same)
     return found
+
+
+def _has_own(data, seed, earlier=None, published="", method="ce-mixup", epochs=20, depth=8) -> bool:
+    """Whether `load_or_train` would find an encoder of this very seed."""
+    if published:
+        return False
+    if earlier is not None and method == "ce-mixup":
+        if (earlier.path / "checkpoints" / f"encoder-ce-seed{seed}.safetensors").exists():
+            return True
+    return encoders.pretrained_encoder(data, method, epochs=epochs, depth=depth, seed=seed) is not None

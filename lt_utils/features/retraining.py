@@ -13,11 +13,13 @@ from lt_utils.data.longtail import check_labels
 from lt_utils.diffusion.feature_diffusion import Standardiser
 from lt_utils.errors import CourseError, choose
 from lt_utils.features.encoding import Encoded
+from lt_utils.features.statistics import class_covariances
 from lt_utils.features.views import Views
 from lt_utils.metrics.recognition import accuracy, scores
 from lt_utils.models.heads import CosineHead, LinearHead
 from lt_utils.recognition.losses import label_shift, log_prior
-from lt_utils.training.loop import Step, train
+from lt_utils.recognition.semantic import isda_loss, semantic_margins
+from lt_utils.training.loop import Step, step_now, train
 from lt_utils.training.lr_schedules import cosine
 
 
@@ -141,6 +143,7 @@ def fit_head(
     start_tau: float | None = None,
     mixup: float = 0.0,
     anchor: float = 0.0,
+    semantic: float = 0.0,
     steps: int = 1500,
     batch_size: int = 1024,
     lr: float = 3e-3,
@@ -159,11 +162,15 @@ def fit_head(
         start_tau: where a linear head starts, if not at `tau`: 0 the encoder's own head, 1 label shift.
         mixup: alpha of Beta(alpha, alpha) for mixing the features of a batch, labels and all; 0: none.
         anchor: weight of the squared distance to the start, summed over all weights (kind "linear").
+        semantic: strength that ISDA's expected loss (`isda_loss`) has at the end, growing evenly from 0 (kind "linear");
+            the covariances are those of `class_covariances`, of views that are not mixed.
         watch: note the test accuracy every so many steps, to show what choosing a step on the test set would do; 0: never.
 
     Adam with a cosine rate; every draw depends on `seed`. The head after the last step is the result.
     """
     choose("kind of head", kind, ("linear", "cosine"))
+    if semantic and (kind != "linear" or mixup):
+        raise CourseError("The expected loss of semantic directions needs a linear head and no mixup: leave one out.")
     if kind == "cosine" and start_tau is not None:
         raise CourseError("start_tau is where a linear head starts; a cosine head starts at random: leave it out.")
     classes, n, rounds = encoded.num_classes, len(views.labels), len(views.features)
@@ -183,6 +190,7 @@ def fit_head(
         inner = CosineHead(encoded.dim, classes).to(views.features.device)
     head = StandardisedHead(scale, inner)
     start = [parameter.detach().clone() for parameter in head.parameters()] if anchor else []
+    directions = class_covariances(scale(views.flat[0]), views.flat[1], classes) if semantic else None  # [C, D, D]
 
     def loss(head: nn.Module, index: Tensor) -> Tensor:
         view = torch.randint(rounds, index.shape, device=index.device)  # [B]
@@ -193,7 +201,12 @@ def fit_head(
             weight = torch.distributions.Beta(mixup, mixup).sample(index.shape).to(features.device)[:, None]
             partner_index = torch.randperm(len(index), device=features.device)
             features, goal = (torch.lerp(part[partner_index], part, weight) for part in (features, goal))
-        value = F.cross_entropy(head(features) + tau * prior, goal)
+        logits = head(features) + tau * prior
+        if directions is None:
+            value = F.cross_entropy(logits, goal)
+        else:
+            grown = semantic * (step_now(seed) + 1) / steps
+            value = isda_loss(logits, labels, semantic_margins(head.head.weight, directions), grown)
         for now, then in zip(head.parameters(), start, strict=False):
             value = value + anchor * (now - then).square().sum()
         return value

@@ -56,3 +56,21 @@ def shared_covariance(features: Tensor, labels: Tensor, num_classes: int) -> Ten
     """Covariance [D, D] of features [N, D] around their class means, all classes together."""
     centred = features - class_means(features, labels, num_classes)[labels]  # [N, D]
     return centred.T @ centred / max(1, len(features) - num_classes)
+
+
+def class_covariances(features: Tensor, labels: Tensor, num_classes: int, trust: float | None = None) -> Tensor:
+    """Covariance of the features [N, D] of each class around its mean, [C, D, D]: trust own + (1 - trust) shared.
+
+    trust: weight of a class's own covariance, 1 for that alone; by default n_c / (n_c + D), for n_c features span at most
+    n_c - 1 of D dimensions. Raises CourseError for a class with fewer than two features, which has no covariance.
+    """
+    counts, dim = torch.bincount(labels, minlength=num_classes), features.shape[1]
+    if few := (counts < 2).nonzero().flatten().tolist():
+        raise CourseError(
+            f"Class {few[0]} has {int(counts[few[0]])} feature{'s' * (counts[few[0]] != 1)}, too few for a covariance: "
+            "use one shared by all classes, or leave it out."
+        )
+    shared = shared_covariance(features, labels, num_classes)
+    own = torch.stack([features[labels == c].T.cov() for c in range(num_classes)])
+    weight = counts / (counts + dim) if trust is None else torch.full_like(counts, trust, dtype=features.dtype)
+    return torch.lerp(shared.expand_as(own), own, weight.to(features).view(-1, 1, 1))

@@ -84,7 +84,7 @@ def encode_views(encoded: Encoded, kind: str, count: int, seed: int = 0, path: s
     choose("kind of view", kind, KINDS)
     if count < 1:
         raise CourseError(f"At least one view of every image is needed, not {count}.")
-    _check_encoder(encoded)
+    check_encoder(encoded)
     facts = {"views": kind, "count": count, "seed": seed, "key": encoded.key}
     if path is not None and Path(path).exists():
         tensors, stored = checkpoints.load(path)
@@ -103,7 +103,8 @@ def encode_views(encoded: Encoded, kind: str, count: int, seed: int = 0, path: s
     return views
 
 
-def _check_encoder(encoded: Encoded) -> None:
+def check_encoder(encoded: Encoded) -> None:
+    """Raise CourseError unless the network and the images of these features are at hand."""
     if encoded.encoder is None or encoded.images is None:
         raise CourseError("These features came without their encoder: make them with features.obtain or encode_data.")
 
@@ -138,7 +139,7 @@ def encode_with(model: ResNet, encoded: Encoded) -> Encoded:
 
 def mirrored_test(encoded: Encoded) -> Tensor:
     """Features [N, D] of the test images, each mirrored left to right: the second half of flip test-time augmentation."""
-    _check_encoder(encoded)
+    check_encoder(encoded)
     return encode_fast(encoded.encoder, encoded.images.test_images.flip(3))
 
 

@@ -9,4 +9,5 @@ from lt_utils.recognition.losses import LOSSES, build_loss, class_weights, label
 from lt_utils.recognition.losses import logit_adjusted_loss, sigmoid_label_shift
 from lt_utils.recognition.mixing import cutmix, mixup, mixup_loss, soft_targets
 from lt_utils.recognition.sampling import class_aware_order, deferred, in_order, resampled_order
+from lt_utils.recognition.semantic import isda_loss, semantic_margins
 from lt_utils.recognition.two_stage import HEAD_RECIPE, finetune_head, frozen_body, nearest_mean, tau_normalise

@@ -118,8 +118,8 @@ def check(
     """Refuse values that a notebook does not declare, and values that cannot be meant.
 
     A value is of the type of its default (an int may be a float), lists have such entries. Numbers are finite and not below
-    0; whole numbers whose default is above 0 are so, too. A comment says what else there is: `0: none`, `below 0: ...`, `empty: none`, or the
-    choices, in quotes, if the default is among them.
+    0; whole numbers whose default is above 0 are so, too. A comment says what else there is: `0: none`, `below 0: ...`,
+    `empty: none`, or the choices, in quotes, if the default is among them.
 
     Args: known: the defaults; comments: those of the parameters, as `notes` reads them.
     """

@@ -83,6 +83,10 @@ def test_published_program_retrains_on_its_own_features_and_those_that_it_drew(e
 
 def test_seeds_without_an_encoder_of_their_own_share_the_first(encoded, monkeypatch, tmp_path):
     asked = []
+    with_course = []  # seeds of which an encoder comes with the course
+    monkeypatch.setattr(
+        encoding.encoders, "pretrained_encoder", lambda *_, seed, **__: ("one",) if seed in with_course else None
+    )
     monkeypatch.setattr(
         encoding, "load_or_train", lambda _, seed, **how: (asked.append((seed, how)) or object(), "new")
     )
@@ -97,8 +101,12 @@ def test_seeds_without_an_encoder_of_their_own_share_the_first(encoded, monkeypa
     found = encoding.load_or_train_each(None, [3, 4, 5], earlier=SimpleNamespace(path=tmp_path))
     assert found[4][0] is not found[3][0]
     assert found[5][0] is found[3][0]
-    found = encoding.load_or_train_each(None, [3, 4], earlier=SimpleNamespace(path=tmp_path), published="a.npz")
-    assert found[4][0] is found[3][0]
+    with_course.append(5)
+    found = encoding.load_or_train_each(None, [3, 4, 5, 6], earlier=SimpleNamespace(path=tmp_path))
+    assert found[5][0] is not found[3][0]
+    assert found[6][0] is found[3][0]
+    found = encoding.load_or_train_each(None, [3, 5], earlier=SimpleNamespace(path=tmp_path), published="a.npz")
+    assert found[5][0] is found[3][0]
 
 
 def test_gap_rows_are_means_over_the_classes_of_a_group(encoded):

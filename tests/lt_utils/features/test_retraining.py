@@ -450,6 +450,7 @@ def test_where_an_encoder_came_from_is_told(tmp_path, monkeypatch):
     data = data.split(torch.arange(10), torch.arange(10, 20), "few")
     model = ResNet(10, 1, 8, 4, mean=(0.3,), std=(0.35,)).eval()
     monkeypatch.setattr(encoders, "train_encoder", lambda *_, **__: model)
+    monkeypatch.setattr(encoders, "pretrained_encoder", lambda *_, **__: None)
     monkeypatch.setenv("LT_RUNS", str(tmp_path))
     assert load_or_train(data, 3)[1].endswith("trained here for 20 epochs: no run of notebook 03 was found")
     earlier = Run(tmp_path / "lab" / "mine", "03_encoders", {})
@@ -457,6 +458,15 @@ def test_where_an_encoder_came_from_is_told(tmp_path, monkeypatch):
     assert load_or_train(data, 0, earlier=earlier)[1] == "encoder of seed 0 loaded from lab/mine"
     told = load_or_train(data, 3, earlier=earlier)[1]
     assert told == "encoder of seed 3 trained here for 20 epochs: lab/mine holds no CE encoder of this seed"
+
+
+def test_an_encoder_that_comes_with_the_course_is_taken_where_the_recipe_is_the_same():
+    told = load_or_train(datasets.load().long_tailed(100), 2, epochs=15)[1]
+    assert told == "encoder of seed 2: ce-seed2, which comes with the course"
+    assert (
+        encoders.pretrained_encoder(datasets.load().long_tailed(100), "logit-adjusted", epochs=15, depth=8, seed=2)
+        is None
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ more controls

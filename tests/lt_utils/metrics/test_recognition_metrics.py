@@ -21,7 +21,7 @@ from lt_utils.metrics.recognition import (
     top_k_accuracy,
     worst_class_accuracy,
 )
-from lt_utils.metrics.statistics import format_mean, mean_error, mean_std
+from lt_utils.metrics.statistics import format_mean, mean_error, mean_std, standing
 
 # Six images of three classes; predictions 0 0 1 1 2 0 against labels 0 1 1 1 2 2.
 PREDICTED, LABELS = torch.tensor([0, 0, 1, 1, 2, 0]), torch.tensor([0, 1, 1, 1, 2, 2])
@@ -223,3 +223,21 @@ def test_mean_error_is_the_standard_error_of_the_mean():
     assert mean == 2.0
     assert error == pytest.approx(1 / 3**0.5)
     assert math.isnan(mean_error([1.0])[1])  # one value has no spread
+
+
+def test_standing_takes_the_wider_interval():
+    """Three seeds that agree on 4 of 400 images: the interval of the seeds has no width, that of the images has."""
+    first, second = torch.zeros(3, 400), torch.zeros(3, 400)
+    first[:, :4] = 1
+    half, where = standing(first, second)
+    assert half == pytest.approx(2 * 100 * first[0].std().item() / 20)
+    assert where == "ahead"
+    first[0, :40] = 1  # now the seeds disagree: 10, 1, 1 points
+    half, where = standing(first, second)
+    assert half == pytest.approx(4.303 * 3.0)
+    assert where == "cannot tell"
+    ahead, behind = torch.ones(3, 400), torch.zeros(3, 400)
+    ahead[:, ::4] = 0
+    assert standing(ahead, behind)[1] == "ahead"
+    assert standing(behind, ahead)[1] == "behind"
+    assert standing(ahead[:1], behind[:1])[0] == pytest.approx(2 * 100 * ahead[0].std().item() / 20)
