@@ -16,7 +16,6 @@ from statistics import median
 from benchmarks import page
 from benchmarks.measure import busy_process, measure
 from benchmarks.measures import IN_TORCHMETRICS, MEASURES
-from benchmarks.vit import has_timm
 from course.command import first_line
 from lt_utils.runs.provenance import surroundings
 
@@ -33,14 +32,6 @@ TASKS = (
     ("U-Net, sampling, lucidrains", "images/s", "images", "ours/sample", "lucidrains/sample"),
     ("Vision transformer (0.2 M), training, timm", "images/s", "vit", "ours/nano", "timm/nano"),
 )
-
-
-def possible_tasks() -> list[tuple]:
-    """TASKS, without those whose peer is not installed; each of these is named in a sentence."""
-    left_out = [task for task in TASKS if task[2] == "vit" and not has_timm()]
-    for name, *_ in left_out:
-        print(f"{name}: left out, because timm is not installed (pip install timm).", flush=True)
-    return [task for task in TASKS if task not in left_out]
 
 
 def take_turns(name: str, unit: str, module: str, one: str, other: str, seconds: float) -> dict:
@@ -109,7 +100,7 @@ def main() -> None:
     if options.fp32:
         os.environ["LT_PRECISION"] = "fp32"
     results = {"seconds": options.seconds, "precision": precision_for(device())}
-    results["tasks"] = [compare(*task, options.seconds) for task in possible_tasks()]
+    results["tasks"] = [compare(*task, options.seconds) for task in TASKS]
     if options.fp32:
         results["made with"], results["finished"] = surroundings(), datetime.now(UTC).isoformat(timespec="seconds")
         page.write_comparisons(results)

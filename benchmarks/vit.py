@@ -3,22 +3,21 @@
     python -m benchmarks.vit ours|timm [nano|tiny] [--seconds 10]
 
 Both train with AdamW on batches of 64 of the bundled garments, mirrored at random, with the loop of this course, so the networks
-alone differ: patches of 7 pixels, the mean over the patches. timm is no dependency of the course: without it the comparison is
-left out, with a sentence.
+alone differ: patches of 7 pixels, the mean over the patches.
 """
 
 import argparse
 from collections.abc import Iterator
-from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from benchmarks.measure import rate, report
 from lt_utils.data.augmentation import random_flip, unit
 from lt_utils.data.datasets import load
-from lt_utils.errors import CourseError, choose
+from lt_utils.errors import choose
 from lt_utils.models.vit import VIT_SIZES, ViT
 from lt_utils.training.devices import device
 from lt_utils.training.loop import train
@@ -26,20 +25,11 @@ from lt_utils.training.loop import train
 PATCH, BATCH = 7, 64
 
 
-def has_timm() -> bool:
-    """Whether timm is installed."""
-    return find_spec("timm") is not None
-
-
 def network(side: str, size: str) -> nn.Module:
-    """The network of one side for the bundled images. CourseError if it is timm's and timm is not installed."""
+    """The network of one side for the bundled images."""
     sizes = VIT_SIZES[choose("size", size, VIT_SIZES)]
     if choose("side", side, ("ours", "timm")) == "ours":
         return ViT(10, channels=1, size=28, patch=PATCH, **sizes, mean=(0.0,), std=(1.0,))
-    if not has_timm():
-        raise CourseError("timm is not installed, so its transformer is not compared: `pip install timm` brings it.")
-    from timm.models.vision_transformer import VisionTransformer
-
     same = dict(embed_dim=sizes["width"], depth=sizes["depth"], num_heads=sizes["heads"], global_pool="avg")
     return VisionTransformer(img_size=28, patch_size=PATCH, in_chans=1, num_classes=10, class_token=False, **same)
 

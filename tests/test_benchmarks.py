@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from benchmarks import __main__ as bench
 from benchmarks import encoder, fidelity, images, latent, measure, measures, vit
 from benchmarks.page import fidelity_table, measures_table, rounded, short, span
 from lt_utils.errors import CourseError
@@ -159,16 +158,6 @@ def test_the_page_tells_measures_and_ratios():
 
 
 def test_timms_transformer_is_as_large_as_ours_and_takes_turns_with_it():
-    pytest.importorskip("timm")
     sizes = [sum(weight.numel() for weight in vit.network(side, "nano").parameters()) for side in ("ours", "timm")]
     assert sizes == [204_938, 204_938]
     assert next(vit.loop("timm")) == next(vit.loop("ours")) == 64
-
-
-def test_without_timm_its_comparison_is_left_out_with_a_sentence(monkeypatch, capsys):
-    monkeypatch.setattr(bench, "has_timm", lambda: False)
-    monkeypatch.setattr(vit, "has_timm", lambda: False)
-    assert [task for task in bench.TASKS if task not in bench.possible_tasks()] == [bench.TASKS[-1]]
-    assert "left out, because timm is not installed" in capsys.readouterr().out
-    with pytest.raises(CourseError, match="timm is not installed"):
-        vit.network("timm", "nano")

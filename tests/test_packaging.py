@@ -24,9 +24,6 @@ DECLARED = {canonicalize_name(one.name): one for one in map(Requirement, PROJECT
 LOCK = [line.split("#")[0].strip() for line in (ROOT / "requirements.lock").read_text().splitlines()]
 LOCKED = [Requirement(line) for line in LOCK if line]
 
-# A peer that is no dependency: its test is skipped without it, its benchmark left out with a sentence.
-OPTIONAL = {"timm", "timm (not installed)"}
-
 # What is used without an import: the words that show it, and the file that has them.
 USED = {
     "jupyterlab": ("-m jupyterlab", "Makefile"),
@@ -105,7 +102,7 @@ def test_every_dependency_is_used_and_every_import_is_declared():
         assert words in (ROOT / file).read_text(), name
     used = imported()
     assert set(DECLARED) - set(USED) - used == set()
-    assert used - set(DECLARED) - set(USED) - OPTIONAL == set()
+    assert used - set(DECLARED) - set(USED) == set()
 
 
 def test_each_dependency_says_what_it_is_for():

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 
 from lt_utils.errors import CourseError
 from lt_utils.models.mae import MaskedAutoencoder, kept_patches, random_order, standardise
@@ -39,8 +40,6 @@ def pictures(count=3):
 
 def timm_peer(token):
     """timm's transformer of the sizes in TINY."""
-    from timm.models.vision_transformer import VisionTransformer
-
     sizes = dict(img_size=12, patch_size=3, in_chans=2, num_classes=5, embed_dim=8, depth=2, num_heads=2)
     pool = dict(class_token=token, global_pool="token" if token else "avg", fc_norm=not token)
     return VisionTransformer(**sizes, **pool).double().eval()
@@ -74,7 +73,6 @@ def timm_names(ours):
 
 @pytest.mark.parametrize("token", [False, True])
 def test_outputs_and_gradients_are_timms(token):
-    pytest.importorskip("timm")
     ours = from_formula(ViT(5, **TINY, class_token=token, pool="token" if token else "mean"))
     peer = timm_peer(token)
     peer.load_state_dict({name: weight.detach().clone() for name, weight in timm_names(ours).items()})
