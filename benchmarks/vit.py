@@ -15,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from benchmarks.measure import rate, report
+from course.command import first_line
 from lt_utils.data.augmentation import random_flip, unit
 from lt_utils.data.datasets import load
 from lt_utils.errors import choose
@@ -48,15 +49,12 @@ def loop(side: str, size: str = "nano") -> Iterator[int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("side", choices=("ours", "timm"))
     parser.add_argument("size", choices=tuple(VIT_SIZES), nargs="?", default="nano")
     parser.add_argument("--seconds", type=float, default=10)
     options = parser.parse_args()
-    try:
-        report({"rate": rate(loop(options.side, options.size), options.seconds, warm_up=5)})
-    except CourseError as error:
-        parser.error(str(error))
+    report({"rate": rate(loop(options.side, options.size), options.seconds, warm_up=5)})
 
 
 if __name__ == "__main__":
