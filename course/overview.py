@@ -88,8 +88,9 @@ def draw(data: ImageData, present: Collection[str] | None = None) -> Figure:
     axes.text(6, 60, "start here: the map, a first taste", fontsize=10, va="center", color=INK)
     _badge(axes, "", (3.2, 4.4), True)
     axes.text(6, 4.4, "notebook that is here", fontsize=9, va="center", color=SOFT)
-    _badge(axes, "", (24.2, 4.4), False)
-    axes.text(27, 4.4, "planned", fontsize=9, va="center", color=SOFT)
+    if not places.keys() <= set(present):
+        _badge(axes, "", (24.2, 4.4), False)
+        axes.text(27, 4.4, "planned", fontsize=9, va="center", color=SOFT)
     axes.set(xlim=(0, 114), ylim=(0, 65), aspect="equal")  # last: imshow above changes the limits
     axes.set_axis_off()
     return figure
