@@ -35,6 +35,9 @@ SHOWN = (  # the references that the README shows; each is needed
     "06_class_balancing_diffusion_laptop",
     "08_classifier_retraining_cifar10",
     "08_classifier_retraining_cifar100",
+    "09_feature_translation_cifar10",
+    "09_feature_translation_cifar100",
+    "11_vision_transformers_bundled",
 )
 PUBLISHED_ENCODERS = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100"}
 
@@ -157,6 +160,34 @@ def generators_table() -> str:
     return f"{markdown(rows)}\n\n*{made}*"
 
 
+def families_table(summary: dict) -> str:
+    """Notebook 10: what classifiers of one small network make of the tail, and what each cost in image passes."""
+    rows = [row for row in summary["rows"] if row["notebook"] == "10_self_supervision" and "accuracy" in row]
+    return markdown(average(rows, by=("method", "passes")), ["method", "passes", *MEASURES, "n"])
+
+
+def translation_table(runs: dict[str, dict]) -> str:
+    """Notebook 09 on the published encoders: accuracy of every source of features, on both data sets, highest first."""
+    whole = {name: record | {"rows": [row for row in record["rows"] if "ece" in row]} for name, record in runs.items()}
+    lines = side_by_side(whole, lambda row: "accuracy").values()
+    first = f"{next(iter(runs))}, accuracy"
+    return retraining_table(runs, sorted(lines, key=lambda line: line[first], reverse=True), ("accuracy",))
+
+
+def transformers_table(record: dict) -> str:
+    """The stored run of notebook 11: both read-outs of each loss and start, at the full length of fine-tuning."""
+    steps = record["parameters"]["finetuning"]["steps"]
+    rows = [row for row in record["rows"] if row["steps"] == steps or row["method"].startswith("ResNet")]
+    lines: dict[tuple, dict] = {}
+    for line in average(rows, by=("method", "start", "read-out")):
+        here = lines.setdefault((line["method"], line["start"]), {key: line[key] for key in ("method", "start")})
+        if line["read-out"] == "argmax":
+            here["argmax"] = line["accuracy"]
+        else:
+            here |= {"balanced read-out": line["accuracy"], **{group: line[group] for group in GROUPS}}
+    return f"{markdown(list(lines.values()))}\n\n*Percent, {made_with(record)}, {record['seconds'] / 60:.0f} minutes.*"
+
+
 def fill(text: str, name: str, content: str, page: str = "README.md") -> str:
     """`text` with the part between `<!-- name -->` and `<!-- /name -->` replaced. CourseError if it has no such part."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
@@ -192,6 +223,11 @@ def parts(page: str) -> dict[str, str]:
         "published helped": retraining_table(runs, side_by_side(runs, by_help).values(), ("accuracy",)),
         "trained generators": generators_table(),
         "own encoders": reference_markdown("03_encoders_own", columns),
+        "translated features": translation_table(
+            {name: records[f"09_feature_translation_{data}"] for name, data in PUBLISHED_ENCODERS.items()}
+        ),
+        "classical families": families_table(records["quick"]),
+        "transformers": transformers_table(records["11_vision_transformers_bundled"]),
     }
 
 
