@@ -1,12 +1,14 @@
-"""Pictures of features: what a source adds to a class, and how far a cloud of features lies from the test features."""
+"""Pictures of features: what a source adds to a class, how far a cloud lies from the test features, a map of classes."""
 
 import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from torch import Tensor
 
 from lt_utils.viz.charts import VIEW_COLOURS
@@ -14,6 +16,7 @@ from lt_utils.viz.figures import pixels
 
 ROUND = 0.35  # how wide the test cloud is drawn, in lengths of its arrow
 TEST = "#E69F00"
+SHAPE = 2.2  # width / height of a class map, at least
 
 
 def added_in_plane(features: Tensor, real: Tensor, new: Tensor, added: Mapping[str, Tensor], title: str = "") -> Figure:
@@ -82,27 +85,49 @@ def class_map(distances: Tensor, images: Tensor, names: Sequence[str], title: st
     """A map of classes, their distances [C, C] kept as well as a plane can (classical scaling), the longer side across.
 
     images: one of each class, uint8 [C, channels, H, W], drawn at its place. A line, the thicker the nearer, and the number
-    after its name lead to the nearest rival of each class. The diagonal of `distances` does not count.
+    after its name lead to the nearest rival of each class. The diagonal of `distances` does not count. A name stands at that
+    side of its picture where it covers least of the others.
     """
     squared = distances.cpu().double().clone().fill_diagonal_(0).square()
     # Squared distances -> scalar products around the centre -> coordinates: the two largest eigenvectors.
     inner = -(squared - squared.mean(0) - squared.mean(1, keepdim=True) + squared.mean()) / 2
     values, vectors = torch.linalg.eigh(inner)
     places = (vectors[:, -2:] * values[-2:].clamp(min=0).sqrt()).flip(1)  # [C, 2]
-    figure, axes = plt.subplots(figsize=(9.2, 4.4))
-    half = 0.04 * (places[:, 0].max() - places[:, 0].min()).item()  # of the width of an image
+    figure, axes = plt.subplots(figsize=(9.2, 4.6))
+    half = 0.03 * (places[:, 0].max() - places[:, 0].min()).item()  # of the width of an image
     for c, (right, up) in enumerate(places.tolist()):
         k = int(distances[c].clone().index_fill_(0, torch.tensor(c, device=distances.device), torch.inf).argmin())
         near = distances[c, k].item()
         axes.plot(*places[[c, k]].T.tolist(), color="#D55E00", lw=7 / max(near, 0.5), alpha=0.5, zorder=1)
         box = (right - half, right + half, up - half, up + half)
         axes.imshow(pixels(images[c]), extent=box, zorder=2, cmap="gray_r" if images.shape[1] == 1 else None)
-        axes.annotate(
-            f"{names[c]} {near:.1f}", (right, up - half), (0, -2), textcoords="offset points", ha="center", va="top"
-        )
-        axes.texts[-1].set(fontsize=8, zorder=3, bbox=dict(facecolor="white", edgecolor="none", alpha=0.7, pad=0.5))
+        axes.annotate(f"{names[c]} {near:.1f}", (right, up), (0, 0), textcoords="offset points", fontsize=8.5, zorder=3)
     low, high = (places.amin(0) - 3 * half).tolist(), (places.amax(0) + 2 * half).tolist()
-    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal", title=title)
+    wider = max(0, SHAPE * (high[1] - low[1]) - (high[0] - low[0])) / 2  # on both sides, so that the title has room
+    axes.set(xlim=(low[0] - wider, high[0] + wider), ylim=(low[1], high[1]), aspect="equal", title=title)
     axes.set(xlabel="standard deviations", ylabel="standard deviations")
     axes.grid(visible=False)
+    _names_beside(figure, axes, places, half)
     return figure
+
+
+def _names_beside(figure: Figure, axes: Axes, places: Tensor, half: float) -> None:
+    """Move each text of a class map to the right, left, bottom or top of its picture, where it meets least."""
+    figure.canvas.draw()  # only now is the size of a text known, and where a place lies on the paper
+    screen = axes.transData
+    ways = np.linspace(0, 1, 40)[:, None]
+    taken = [way for x, y in (line.get_xydata() for line in axes.lines) for way in screen.transform(x + ways * (y - x))]
+    boxes = [Bbox(screen.transform([place - half, place + half])) for place in places.numpy()]
+    reach = (boxes[0].width / 2 + 3) * 72 / figure.dpi  # from the middle of a picture to a name, in points
+    for text in axes.texts:
+        options = []
+        for right, up in ((1, 0), (-1, 0), (0, -1), (0, 1)):
+            text.set(ha=["center", "left", "right"][right], va=["center", "bottom", "top"][up])
+            text.set_position((right * reach, up * reach))
+            box = text.get_window_extent()
+            met = 5 * box.count_overlaps(boxes) + sum(box.contains(*point) for point in taken)
+            met += 5 * (not axes.bbox.contains(*box.min) or not axes.bbox.contains(*box.max))
+            options.append((met, len(options), text.get_ha(), text.get_va(), text.get_position(), box))
+        _, _, ha, va, position, box = min(options, key=lambda option: option[:2])
+        text.set(ha=ha, va=va, position=position)
+        boxes.append(box)

@@ -110,3 +110,28 @@ def recall_squares(squares: dict[str, Tensor], rows: Sequence[str], columns: Seq
         axes.grid(visible=False)
     figure.suptitle(title, x=0.01, ha="left")
     return figure
+
+
+def recall_sweeps(
+    panels: Sequence[tuple[str, str, Sequence[int], dict[str, Tensor]]], title: str = "", falling: Sequence[int] = ()
+) -> Figure:
+    """Recall along a sweep of counts, a panel each: (title, x label, counts [K], {class: recall in per cent [2, K, seeds]}).
+
+    The first of the two read-outs is drawn full (raw), the second dashed (prior taken out): means with their deviation over
+    seeds. falling: which panels run from large counts to small ones.
+    """
+    figure, spots = plt.subplots(1, len(panels), figsize=(10, 4.1), sharey=True, squeeze=False)
+    for number, (spot, (name, label, counts, recall)) in enumerate(zip(spots[0], panels, strict=True)):
+        for colour, (drawn, values) in zip(METHOD_COLOURS[1:], recall.items(), strict=False):
+            for line, test, several in zip(("o-", "o--"), ("raw", "prior taken out"), values, strict=True):
+                spread = several.std(1) if several.shape[1] > 1 else None
+                look = dict(fmt=line, ms=4, color=colour, label=f"{drawn}, {test}")
+                spot.errorbar(counts, several.mean(1), spread, **look)
+        spot.set(xscale="log", xticks=counts, xticklabels=[f"{n:,}" for n in counts], xlabel=label, title=name)
+        spot.minorticks_off()
+        if number in falling:
+            spot.invert_xaxis()
+    spots[0, 0].set(ylabel="recall (%)", ylim=(-3, 101))  # below 0, so that a line at 0 is seen
+    figure.legend(*spots[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.suptitle(title, x=0.01, ha="left")
+    return figure

@@ -60,3 +60,15 @@ def test_a_map_of_points_in_a_plane_keeps_their_distances_and_names_nearest_riva
     assert drawn[:, 0].max() - drawn[:, 0].min() > drawn[:, 1].max() - drawn[:, 1].min()
     assert [text.get_text() for text in axes.texts] == ["a 1.0", "b 1.0", "c 2.0", "d 2.0"]
     assert axes.lines[0].get_linewidth() > axes.lines[2].get_linewidth()
+
+
+def test_names_on_a_map_cover_no_picture_and_no_other_name():
+    """Three classes above each other, nearer than a name is high: below each picture its name would lie on the next."""
+    places = torch.tensor([[0.0, 0.0], [0.0, 0.9], [0.0, 1.8], [9.0, 0.0]])
+    distances = torch.cdist(places, places).fill_diagonal_(math.inf)
+    figure = class_map(distances, torch.zeros(4, 1, 8, 8, dtype=torch.uint8), ["one", "two", "three", "four"], "title")
+    axes = figure.axes[0]
+    pictures = [picture.get_window_extent() for picture in axes.images]
+    for text in axes.texts:
+        others = [other.get_window_extent() for other in axes.texts if other is not text]
+        assert text.get_window_extent().count_overlaps(pictures + others) == 0, text.get_text()

@@ -67,3 +67,17 @@ def test_recall_squares_say_each_number_where_it_belongs():
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1,000", "10"]
     many = recognition_results.recall_squares({"raw": torch.rand(100, 3)}, ["c"] * 100, [9, 5, 1])
     assert not many.axes[0].texts
+
+
+def test_a_sweep_shows_means_of_seeds_and_keeps_zero_in_sight():
+    boot = torch.tensor([[[90.0, 94], [60, 62]], [[91.0, 93], [92, 92]]])
+    panels = [(name, "images", [50, 1000], {"Boot": boot, "Shirt": 0 * boot}) for name in ("up", "down")]
+    figure = recognition_results.recall_sweeps(panels, "sweeps", falling=[1])
+    up, down = figure.axes
+    assert [line.get_ydata().tolist() for line in up.lines[:2]] == [[92, 61], [92, 92]]
+    assert [line.get_linestyle() for line in up.lines[:2]] == ["-", "--"]
+    assert up.get_ylim()[0] < 0 and up.get_xlim()[0] < up.get_xlim()[1] and down.get_xlim()[0] > down.get_xlim()[1]
+    assert figure.legends[0].get_texts()[3].get_text() == "Shirt, prior taken out"
+    assert len(up.collections) == 4  # bars of deviation
+    one = recognition_results.recall_sweeps([("one", "images", [50, 1000], {"Boot": boot[..., :1]})])
+    assert not one.axes[0].collections
