@@ -29,8 +29,11 @@ def added_in_plane(features: Tensor, real: Tensor, new: Tensor, added: Mapping[s
     plane = torch.linalg.svd(features - centre, full_matrices=False).Vh[:2].T  # [D, 2]
     figure, panels = plt.subplots(1, len(added), figsize=(9.5, 2.9), sharex=True, sharey=True)
     for axes, (name, drawn) in zip(panels, added.items(), strict=True):
-        looks = (new, dict(s=6, color=TEST, alpha=0.25)), (drawn, dict(s=14, color=VIEW_COLOURS["drawn"], alpha=0.8))
-        for values, look in (*looks, (real, dict(s=40, facecolors="none", edgecolors="black"))):
+        looks = (
+            (new, dict(s=7, color=TEST, alpha=0.7, lw=0, zorder=1.5)),  # above the blue, which hides them otherwise
+            (drawn, dict(s=14, color=VIEW_COLOURS["drawn"], alpha=0.5, lw=0)),
+        )
+        for values, look in (*looks, (real, dict(s=40, facecolors="none", edgecolors="black", zorder=2))):
             axes.scatter(*((values - centre) @ plane).T.cpu(), **look)
         axes.set(title=name, xlabel="direction 1")
     panels[0].set_ylabel("direction 2")
