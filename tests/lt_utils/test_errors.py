@@ -36,4 +36,4 @@ def test_ipython_prints_the_sentence_without_a_traceback(capsys):
     shell.run_cell("from lt_utils.models.heads import build_head\nbuild_head('zzz', 2, 2)")
     told = capsys.readouterr()
     text = (told.out + told.err).strip()
-    assert text == "CourseError: Unknown head 'zzz'. Known: linear, cosine, wcdas."
+    assert text == "CourseError: Unknown head 'zzz'. Known: linear, cosine, cosine-30, wcdas."
