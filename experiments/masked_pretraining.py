@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from course.command import resumable
+from course.command import first_line, resumable
 from lt_utils.data.augmentation import unit
 from lt_utils.data.datasets import load
 from lt_utils.data.longtail import group_indices
@@ -140,9 +140,7 @@ class Experiment:
 @resumable
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status: 0 finished, 2 refused, 130 stopped."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.masked_pretraining", description=__doc__.splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m experiments.masked_pretraining", description=first_line(__doc__))
     parser.add_argument("--config", type=Path, default=REPOSITORY / "config" / "livt_reference.yaml")
     parser.add_argument("--folder", type=Path, default=Path("runs") / "masked_pretraining")
     parser.add_argument("--keep", action="store_true", help="store the result as the reference of notebook 11")
