@@ -157,19 +157,27 @@ def encoder_loss(
     return loss
 
 
-def build_encoder(data: ImageData, method: str = "ce", depth: int = 8, width: int = 16, seed: int = 0) -> ResNet:
+def build_encoder(
+    data: ImageData,
+    method: str = "ce",
+    depth: int = 8,
+    width: int = 16,
+    seed: int = 0,
+    num_classes: int | None = None,
+) -> ResNet:
     """An untrained encoder for `data` on the accelerator (or CPU), its initial weights drawn with `seed`.
 
-    Raises CourseError for an unknown method, and for data of fewer than two classes.
+    num_classes: how many logits it has; by default one for each class of `data`, of which there must be two.
+    Raises CourseError for an unknown method, and for data of fewer classes.
     """
-    if data.num_classes < 2:
+    if num_classes is None and data.num_classes < 2:
         raise CourseError(
             f"A classifier needs at least two classes, and {data.name} has {data.num_classes}: give data of more classes."
         )
     head = METHODS[choose("method", method, METHODS)].head
     torch.manual_seed(seed)
     mean, std = channel_statistics(data.train_images)
-    model = ResNet(data.num_classes, data.channels, depth, width, head, mean, std)
+    model = ResNet(num_classes or data.num_classes, data.channels, depth, width, head, mean, std)
     return model.to(device(), memory_format=torch.channels_last)
 
 

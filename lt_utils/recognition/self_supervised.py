@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lt_utils.data.augmentation import random_crop_flip, two_crops, unit
 from lt_utils.data.datasets import ImageData
 from lt_utils.errors import CourseError
-from lt_utils.models.resnet import ResNet, channel_statistics, encode
+from lt_utils.models.resnet import ResNet, encode
 from lt_utils.recognition.encoders import build_encoder
 from lt_utils.training.devices import device
 from lt_utils.training.loop import train_to_end
@@ -72,10 +72,7 @@ def train_rotation(
     SGD with momentum 0.9, as `train_encoder`. Resumes from its checkpoint exactly.
     """
     data = data.to(device())
-    torch.manual_seed(seed)
-    mean, std = channel_statistics(data.train_images)
-    model = ResNet(TURNS, data.channels, depth, width, "linear", mean, std)
-    model = model.to(device(), memory_format=torch.channels_last)
+    model = build_encoder(data, "ce", depth, width, seed, num_classes=TURNS)
     n = len(data.train_images)
     return train_to_end(
         model,
