@@ -86,9 +86,9 @@ def draw(data: ImageData, present: Collection[str] | None = None) -> Figure:
     for number, place in places.items():
         _badge(axes, number, place, number in present)
     axes.text(6, 60, "start here: the map, a first taste", fontsize=10, va="center", color=INK)
-    _badge(axes, "", (3.2, 4.4), True)
-    axes.text(6, 4.4, "notebook that is here", fontsize=9, va="center", color=SOFT)
     if not places.keys() <= set(present):
+        _badge(axes, "", (3.2, 4.4), True)
+        axes.text(6, 4.4, "notebook that is here", fontsize=9, va="center", color=SOFT)
         _badge(axes, "", (24.2, 4.4), False)
         axes.text(27, 4.4, "planned", fontsize=9, va="center", color=SOFT)
     axes.set(xlim=(0, 114), ylim=(0, 65), aspect="equal")  # last: imshow above changes the limits
