@@ -1,11 +1,13 @@
 # The course as a graph of notebook runs. `python -m course run` writes the plan that is read here, starts this and shows the
 # progress. On its own, afterwards: snakemake --directory runs/quick --configfile runs/quick/.batch/plan.json --cores 1 ...
 #
+# More than 2,000 runs are done in parts, each a Snakemake of its own (`slices` in course/batch/launch.py); then the runs of the other
+# parts are not in the plan, and the scoreboard comes last.
+#
 # A run is repeated when its `job` changed (its parameters, the notebook's code) or when a run that it builds on was repeated.
 
 import json
 import os
-import re
 import shlex
 import sys
 
@@ -49,7 +51,7 @@ for notebook, runs in PLAN.items():
         name: notebook[3:]
         input: lambda wildcards, notebook=notebook: upstream(notebook, wildcards.run)
         output: f"{notebook}/{{run}}/.done"
-        wildcard_constraints: run="|".join(map(re.escape, runs))
+        wildcard_constraints: run="[^/]+"
         params: job=lambda wildcards, runs=runs: json.dumps(runs[wildcards.run], sort_keys=True)
         resources: gpu=0 if notebook in TRAINS_NOTHING else config["gpu"]
         threads: int(os.environ.get("LT_JOB_THREADS", 1))  # becomes OMP_NUM_THREADS of the job
