@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 from data_prep.lists.image_files import read_image, read_list
 from experiments.imagenet_lt import experiment, livt, transformer
-from experiments.imagenet_lt.stream import TestBatches, TrainingBatches
+from experiments.imagenet_lt.stream import TestBatches, TrainingBatches, prefetched
 from lt_utils.data.augmentation import rand_augment, unit
 from lt_utils.files import REPOSITORY, read_json
 from lt_utils.models.mae import MaskedAutoencoder
@@ -96,6 +96,8 @@ def test_a_batch_is_randomly_cropped_bicubic_parts_and_rand_augment_of_each_alon
         assert torch.equal(augmented[1][0][place], rand_augment(by_hand[None])[0])
     assert not torch.equal(plain[1][0], augmented[1][0]) and torch.equal(plain[1][1], files.labels[index])
     assert not torch.equal(plain[1][0], replace(plain, bicubic=False)[1][0])
+    ahead = prefetched(replace(augmented, steps=2), workers=2)  # by workers the same
+    assert all(torch.equal(images, augmented[k][0]) for k, (images, _) in enumerate(ahead))
 
 
 def test_images_are_tested_as_livt_does(files, monkeypatch):
