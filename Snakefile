@@ -8,6 +8,7 @@
 
 import json
 import os
+import re
 import shlex
 import sys
 
@@ -51,7 +52,7 @@ for notebook, runs in PLAN.items():
         name: notebook[3:]
         input: lambda wildcards, notebook=notebook: upstream(notebook, wildcards.run)
         output: f"{notebook}/{{run}}/.done"
-        wildcard_constraints: run="[^/]+"
+        wildcard_constraints: run="|".join(map(re.escape, runs))
         params: job=lambda wildcards, runs=runs: json.dumps(runs[wildcards.run], sort_keys=True)
         resources: gpu=0 if notebook in TRAINS_NOTHING else config["gpu"]
         threads: int(os.environ.get("LT_JOB_THREADS", 1))  # becomes OMP_NUM_THREADS of the job
