@@ -93,7 +93,7 @@ def _snakemake(planned: list[Job], gpu: int, folder: Path, jobs: int, options: l
     environment["PYTHONIOENCODING"] = "utf-8"  # of what Snakemake and its jobs write, whatever this terminal takes
     wish = _threads()
     if _is_cluster(options):  # it counts GPUs and cores: the profile says how many a job gets
-        where = ["--jobs", str(jobs), *slurm.options(options)]
+        where = ["--jobs", str(jobs)]
         environment |= {"LT_JOB_THREADS": str(wish or "")}
     else:
         gpus = _gpus()

@@ -1,7 +1,6 @@
 """Where SLURM runs the jobs of a batch: their threads, what became of them, and what a killed batch has left in the queue."""
 
 import ctypes
-import importlib.util
 import os
 import re
 import shutil
@@ -39,18 +38,6 @@ def job_threads() -> int:
     """
     said, given = int(os.environ.get("LT_JOB_THREADS") or 0), slurm_cores() or 0
     return min(said or given, given or said) or 1
-
-
-def options(given: list[str]) -> list[str]:
-    """Options for the SLURM executor that this cluster needs beside the `given` ones.
-
-    Without accounting sacct only says so, and the executor, which asks it, would never learn that a job has ended.
-    """
-    plugin = importlib.util.find_spec("snakemake_executor_plugin_slurm")
-    if plugin is None or shutil.which("sacct") is None or "--slurm-status-command" in " ".join(given):
-        return []
-    works = subprocess.run(["sacct", "--noheader"], capture_output=True).returncode == 0
-    return [] if works else ["--slurm-status-command", "squeue"]
 
 
 def cancel_leftovers(log: Path) -> int:

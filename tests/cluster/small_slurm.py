@@ -1,7 +1,7 @@
 """SLURM on this machine alone, in a folder of its own, from Debian's packages: apt install slurm-wlm munge.
 
-    python tests/cluster/slurm.py up /tmp/slurm      # then: export SLURM_CONF=/tmp/slurm/slurm.conf
-    python tests/cluster/slurm.py down /tmp/slurm
+    python tests/cluster/small_slurm.py up /tmp/slurm      # then: export SLURM_CONF=/tmp/slurm/slurm.conf
+    python tests/cluster/small_slurm.py down /tmp/slurm
 
 One controller and some nodes on loopback: each node is a slurmd of its own, with two CPUs and a GPU that is none (/dev/null).
 It needs neither systemd nor cgroups, and keeps no accounting: who asks for the state of a job asks squeue.
@@ -30,7 +30,7 @@ SlurmctldPort={port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=20
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdPidFile={folder}/slurmd-%n.pid
@@ -45,7 +45,7 @@ AccountingStorageType=accounting_storage/none
 MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
-# in seconds what takes minutes on a cluster: starting a job, missing a node, killing what does not end by itself
+# in seconds what takes minutes on a cluster: starting a job (anew: cred_expire), missing a node, killing what does not end
 SchedulerParameters=sched_min_interval=200000,bf_interval=1
 SlurmdTimeout=10
 KillWait=3
