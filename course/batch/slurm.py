@@ -27,7 +27,9 @@ ENDED = {  # state of a job that SLURM ended: what the user is told
 SUBMITTED = re.compile(r"SLURM jobid (\d+) \(log: .*/rule_([^/]+)/([^/]+)/\d+\.log\)")
 MESSAGE = "    message: "
 JOB = re.compile(r"SLURM-job '(\d+)' failed.*SLURM status is: '(\w+)")
-REFUSED = re.compile(r"SLURM sbatch failed\. The error message was '(?:sbatch: error: )?(.*?)'?\.?$")
+REFUSED = re.compile(
+    r"(?:sbatch failed\. The error message was '(?:sbatch: error: )?|failed with exception: )(.*?)[.']*(?:For further|$)"
+)
 
 
 def job_threads() -> int:

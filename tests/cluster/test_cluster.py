@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -23,15 +22,14 @@ from small_slurm import Slurm, missing
 from course.batch.plan import plan, read_config
 from lt_utils.files import REPOSITORY
 
-ASKED = os.environ.get("LT_CLUSTER_TEST")
-WHY = ""
-if not ASKED:
-    WHY = "minutes on a SLURM of its own: make cluster-test"
-elif missing():
-    WHY = f"SLURM is not installed here (no {', '.join(missing())}): apt install slurm-wlm munge"
-elif find_spec("snakemake_executor_plugin_slurm") is None:
-    WHY = "Snakemake's SLURM executor is not installed here: pip install snakemake-executor-plugin-slurm"
-pytestmark = pytest.mark.skipif(bool(WHY), reason=WHY)
+if not os.environ.get("LT_CLUSTER_TEST"):
+    pytest.skip("minutes on a SLURM of its own: make cluster-test", allow_module_level=True)
+if lacking := missing():
+    why = f"SLURM is not installed here (no {', '.join(lacking)}): apt install slurm-wlm munge"
+    pytest.skip(why, allow_module_level=True)
+pytest.importorskip(
+    "snakemake_executor_plugin_slurm", reason="Snakemake's executor for SLURM is not installed here: make run"
+)
 
 CONFIG = REPOSITORY / (os.environ.get("LT_CLUSTER_CONFIG") or "tests/cluster/two_notebooks.yaml")
 PATIENCE = 3600 if os.environ.get("LT_CLUSTER_CONFIG") else 600  # seconds for one batch
@@ -75,6 +73,11 @@ def slurm():
 def nodes(slurm):
     """The cluster with all of its nodes in order and nothing in its queue."""
     yield slurm
+    while Batch.processes:
+        running = Batch.processes.pop()
+        if running.poll() is None:
+            running.send_signal(signal.SIGINT)
+            running.wait(120)
     if busy := [number for number, state in slurm.jobs().items() if state in ("RUNNING", "PENDING")]:
         slurm.ask("scancel", *busy)
     for node, state in slurm.states().items():
@@ -87,6 +90,8 @@ def nodes(slurm):
 
 class Batch:
     """`python -m course run` of a configuration in a folder of runs of its own, with or without SLURM."""
+
+    processes: list[subprocess.Popen] = []  # of all batches, to be ended after a test
 
     def __init__(
         self, folder: Path, config: Path, slurm: Slurm | None = None, profile: Path | None = None, **variables
@@ -102,7 +107,8 @@ class Batch:
         self.folder.mkdir(exist_ok=True)
         with open(self.output, "w") as out:
             words += ["--", "--profile", str(self.profile)] if self.profile else []
-            return subprocess.Popen(words, env=self.environment, cwd=REPOSITORY, stdout=out, stderr=out)
+            self.processes.append(subprocess.Popen(words, env=self.environment, cwd=REPOSITORY, stdout=out, stderr=out))
+        return self.processes[-1]
 
     def run(self, status: int = 0) -> str:
         """Run it to its end; what it said."""

@@ -153,6 +153,7 @@ SBATCH = (
     "SLURM sbatch failed. The error message was 'sbatch: error: invalid partition specified: gpus\n"
     "sbatch: error: Batch job submission failed: Invalid partition name specified'.\n    sbatch call:\n        sbatch -p gpus\n"
 )
+ACCOUNT = "Job submission failed with exception: The given account my_account appears to be invalid. Available accounts:\na, b"
 
 
 @pytest.mark.parametrize(
@@ -173,6 +174,7 @@ SBATCH = (
         (STATE.format("FAILED"), "its job ended (FAILED) before it could say why (SLURM job 71)"),
         (NODE, "the node it ran on failed; started again, the run goes on from its last checkpoint (SLURM job 71)"),
         (SBATCH, "SLURM did not take it: invalid partition specified: gpus"),
+        (ACCOUNT, "SLURM did not take it: The given account my_account appears to be invalid. Available accounts:"),
     ],
 )
 def test_what_became_of_a_job_is_one_sentence(message, sentence, batch, capsys):
