@@ -91,14 +91,12 @@ def _snakemake(planned: list[Job], gpu: int, folder: Path, jobs: int, options: l
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     environment = os.environ | folders() | {"PYTHONPATH": path}
     environment["PYTHONIOENCODING"] = "utf-8"  # of what Snakemake and its jobs write, whatever this terminal takes
-    wish = _threads()
-    if _is_cluster(options):  # it counts GPUs and cores: the profile says how many a job gets
+    if _is_cluster(options):  # it counts GPUs and cores: the profile says how many a job gets, and uses
         where = ["--jobs", str(jobs)]
-        environment |= {"LT_JOB_THREADS": str(wish or "")}
+        environment["LT_JOB_THREADS"] = ""
     else:
-        gpus = _gpus()
+        gpus, threads = _gpus(), _threads(jobs)
         gpu = gpu if gpus else 0
-        threads = wish or max(1, cores() // jobs)
         where = ["--cores", str(jobs * threads), "--resources", f"gpu={len(gpus)}"]
         environment |= {"LT_GPUS": ",".join(gpus), "LT_BATCH": "1", "LT_JOB_THREADS": str(threads)}
     decide: dict[str, dict] = {}
@@ -118,11 +116,9 @@ def _is_cluster(options: list[str]) -> bool:
     return any(option.startswith(("--profile", "--executor", "-e")) for option in options)
 
 
-def _threads() -> int | None:
-    """The threads of one notebook if OMP_NUM_THREADS says how many. CourseError for no number."""
-    wish = os.environ.get("OMP_NUM_THREADS")
-    if not wish:
-        return None
+def _threads(jobs: int) -> int:
+    """The threads of one notebook: what OMP_NUM_THREADS says, else an equal share of the cores. CourseError for no number."""
+    wish = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // jobs))
     if not wish.isdecimal() or int(wish) < 1:
         what = "OMP_NUM_THREADS, the threads of one notebook,"
         raise CourseError(f"{what} must be a whole number above 0, not {wish!r}.")
@@ -183,9 +179,8 @@ def _watch(command: list[str], environment: dict, monitor: ProgressMonitor, clus
             signal.signal(number, signal.SIG_IGN)
         with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(process.pid, signal.SIGINT)
-            process.wait(
-                slurm.PATIENCE if cluster else 5
-            )  # a cluster is to cancel its jobs; here kernels follow in a second
+            # A cluster has to cancel its jobs; here kernels follow theirs within a second.
+            process.wait(slurm.PATIENCE if cluster else 5)
         raise
     finally:
         with contextlib.suppress(ProcessLookupError):
