@@ -150,6 +150,11 @@ class Slurm:
                     process.terminate()
                     process.wait(10)
 
+        for process in psutil.process_iter():  # what a node that was taken down has left
+            with suppress(psutil.Error):
+                if process.pid != os.getpid() and process.environ().get("SLURM_CONF") == self.environment["SLURM_CONF"]:
+                    process.kill()
+
     def _run(self, *words: str) -> None:
         """Start a daemon, which goes into the background by itself."""
         done = subprocess.run(words, env=os.environ | self.environment, capture_output=True, text=True, timeout=60)
