@@ -150,9 +150,10 @@ class Slurm:
                     process.terminate()
                     process.wait(10)
 
-        for process in psutil.process_iter():  # what a node that was taken down has left
+        for process in psutil.process_iter():  # of jobs, on a node that was taken down
             with suppress(psutil.Error):
-                if process.pid != os.getpid() and process.environ().get("SLURM_CONF") == self.environment["SLURM_CONF"]:
+                own = process.environ()
+                if "SLURM_JOB_ID" in own and own.get("SLURM_CONF") == self.environment["SLURM_CONF"]:
                     process.kill()
 
     def _run(self, *words: str) -> None:
