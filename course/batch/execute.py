@@ -51,8 +51,8 @@ def run_one(job: dict, upstream: list[Path]) -> int:
         mark_done(folder)
         log_event(job, "kept")
         return 0
-    _prepare_folder(folder, fingerprint)
-    log_event(job, "start")
+    where = {"node": os.environ["SLURMD_NODENAME"]} if "SLURMD_NODENAME" in os.environ else {}
+    log_event(job, "start", goes_on=_prepare_folder(folder, fingerprint), **where)
     begin = time.monotonic()
     error = _execute(job, folder)
     seconds = round(time.monotonic() - begin, 1)
@@ -121,8 +121,12 @@ def mark_done(folder: Path) -> None:
     (folder / ".done").write_text(f"{about['fingerprint']} {about['finished']}\n")
 
 
-def _prepare_folder(folder: Path, fingerprint: str) -> None:
-    """Keep the folder if it holds this same run, killed in the middle: it goes on. Else move it aside and begin afresh."""
+def _prepare_folder(folder: Path, fingerprint: str) -> bool:
+    """Keep the folder if it holds this same run, killed in the middle: it goes on. Else move it aside and begin afresh.
+
+    Returns whether it goes on.
+    """
+    begun = {}
     if folder.exists():
         lock(folder, patience=PATIENCE)  # the kernel of a killed batch needs a second to notice
         unlock(folder)
@@ -130,9 +134,11 @@ def _prepare_folder(folder: Path, fingerprint: str) -> None:
         empty = all(path.name.startswith(".") for path in folder.iterdir())  # made by Snakemake just now
         if not empty and (begun.get("fingerprint") != fingerprint or (folder / "batch.json").exists()):
             move_aside(folder)
+            begun = {}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "begun.json", {"fingerprint": fingerprint})
     (folder / "failed.ipynb").unlink(missing_ok=True)
+    return bool(begun)
 
 
 def _execute(job: dict, folder: Path) -> str | None:
@@ -217,8 +223,12 @@ def log_event(job: dict, event: str, **facts: object) -> None:
     name = job["parameters"]["RUN"]
     events = root() / name.split("/")[0] / ".batch" / "events.jsonl"
     events.parent.mkdir(parents=True, exist_ok=True)  # started by hand, there may be no batch
+    # On a file system that nodes share, only who holds a lock appends where the file ends now.
+    with contextlib.suppress(CourseError):
+        lock(events.parent, ".events.lock", patience=PATIENCE)
     with open(events, "a", encoding="utf-8") as file:
         file.write(json.dumps({"event": event, "run": name, "time": time.time(), **facts}, ensure_ascii=False) + "\n")
+    unlock(events.parent, ".events.lock")
 
 
 def end_with_batch() -> None:

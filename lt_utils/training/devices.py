@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from lt_utils.cores import cores
 from lt_utils.errors import CourseError, choose
 
 SHARE = 0.7  # of a core that must be idle: a thread pays off only on one that it has nearly to itself
@@ -40,11 +41,6 @@ def autocast(where: torch.device, precision: str = "auto") -> torch.autocast:
     choose("precision", precision, ("auto", "bf16", "fp32"))
     precision = precision_for(where) if precision == "auto" else precision
     return torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-def cores() -> int:
-    """CPU cores that this process may use; in a container or a batch job these can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def busy_ticks(text: str, allowed: set[int], polite: bool) -> int:

@@ -87,7 +87,7 @@ def wait_for(condition, seconds: float = 120) -> None:
 @pytest.mark.parametrize("wish", ["", "3"])
 def test_every_notebook_gets_its_share_of_the_cores(wish, course, notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", wish)
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(launch, "cores", lambda: 4)
     name = "01_long_tailed_data"
     tell = "import os\nrun.finish([], threads=os.environ['OMP_NUM_THREADS'])"
     notebook(tmp_path / "notebooks" / f"{name}.ipynb", PARAMETERS, OPEN.format(name=name), tell)
@@ -277,7 +277,7 @@ def test_stopped_and_killed_in_the_middle(course):
 
     running = start(slow)
     wait_for(began.exists)
-    with pytest.raises(CourseError, match=rf"Another run \(process {running.pid}\) is writing"):
+    with pytest.raises(CourseError, match=rf"Another run \(process {running.pid} on \S+\) is writing"):
         run(slow)
     before = finished()
     assert set(before) == {f"01 {RUN}"}
