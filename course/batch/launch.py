@@ -89,7 +89,7 @@ def _snakemake(planned: list[Job], gpu: int, folder: Path, jobs: int, options: l
         local = ["--jobs", str(jobs)]  # a cluster: it counts the GPUs, and its jobs outlive this process
     else:
         gpus = _gpus()
-        gpu = gpu if gpus else 0
+        gpu = min(gpu, len(gpus))
         local = ["--cores", str(jobs * threads), "--resources", f"gpu={len(gpus)}"]
         environment |= {"LT_GPUS": ",".join(gpus), "LT_BATCH": "1"}
     decide: dict[str, dict] = {}

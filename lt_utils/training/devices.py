@@ -20,8 +20,20 @@ _usual: int | None = None  # threads of torch before the first training changed 
 
 
 def device() -> torch.device:
-    """The accelerator if there is one (CUDA, or Apple's MPS), else the CPU."""
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    """The accelerator if there is one (CUDA, or Apple's MPS), else the CPU.
+
+    Of several processes that torchrun started each takes its own. CourseError if there are fewer accelerators than processes.
+    """
+    if not torch.accelerator.is_available():
+        return torch.device("cpu")
+    processes, there = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.accelerator.device_count()
+    if processes > there:
+        raise CourseError(
+            f"{processes} processes need as many accelerators, and {there} can be used here: start {there}."
+        )
+    if processes > 1:
+        torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
+    return torch.accelerator.current_accelerator()
 
 
 def precision_for(where: torch.device) -> str:

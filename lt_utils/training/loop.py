@@ -155,7 +155,7 @@ def train(
     )
     average = ema.model if ema else None
     losses, start, spent = torch.full((steps,), math.nan, device=where), 0, 0.0
-    if checkpoint is not None and Path(checkpoint).exists():
+    if ranks.from_first(lambda: checkpoint is not None and Path(checkpoint).exists()):
         start, spent = checkpoints.resume_training(checkpoint, facts, model, optimizer, average, losses)
     ranks.check_same(model, start)
     began = saved = time.monotonic()

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from lt_utils.errors import CourseError
 from lt_utils.hashing import fingerprint
+from lt_utils.training.devices import device
 
 Value = TypeVar("Value")
 
@@ -82,7 +83,7 @@ def each_part(function: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> 
     if count == 1:
         return own
     found = every([part.cpu() for part in own])
-    where = parts[0].device if not own else own[0].device
+    where = own[0].device if own else device()
     return [found[number % count][number // count].to(where) for number in range(len(parts))]
 
 
@@ -145,7 +146,7 @@ def _memory(x: Tensor) -> torch.memory_format:
 
 
 class _Rows(torch.autograd.Function):
-    """The rows of all processes from those of each. Backwards, its own rows' gradient, n times, as their average is taken later."""
+    """The rows of all n processes from those of each; backwards, the own rows' gradient n times, as it is averaged later."""
 
     @staticmethod
     def forward(ctx, rows: Tensor, own: slice, total: int) -> Tensor:
