@@ -26,12 +26,11 @@ def device() -> torch.device:
     """
     if not torch.accelerator.is_available():
         return torch.device("cpu")
-    processes, there = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.accelerator.device_count()
-    if processes > there:
-        raise CourseError(
-            f"{processes} processes need as many accelerators, and {there} can be used here: start {there}."
-        )
-    if processes > 1:
+    if (processes := int(os.environ.get("LOCAL_WORLD_SIZE", 1))) > 1:
+        if processes > (there := torch.accelerator.device_count()):
+            raise CourseError(
+                f"{processes} processes need as many accelerators, and {there} can be used here: start {there}."
+            )
         torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
     return torch.accelerator.current_accelerator()
 

@@ -111,9 +111,8 @@ def _torchrun(count: int, job: Path) -> None:
     if process.returncode:
         reasons = [path.read_text(encoding="utf-8") for path in sorted(job.parent.glob("reason-*"))]
         if killed := re.search(r"exitcode\s*: -(\d+)", said):
-            reasons.append(
-                f"one was killed (signal {killed[1]}: for lack of memory, or by hand). Run it again: it goes on from what is saved."
-            )
+            why = f"signal {killed[1]}: for lack of memory, or by hand"
+            reasons.append(f"one was killed ({why}). Run it again: it goes on from what is saved.")
         raise CourseError(f"The {count} processes have ended early: {[*reasons, said[-500:].strip()][0]}")
 
 
