@@ -188,17 +188,21 @@ class _BatchNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, running_mean, running_variance, weight, bias, momentum, eps, own, total):
-        dims = [0, *range(2, x.ndim)]
         number = total * x[0, 0].numel()  # of values that a mean is taken of
         share = (own.stop - own.start) / total
-        precise = x.to(torch.promote_types(x.dtype, torch.float32))
-        variance, mean = (moment.double() for moment in torch.var_mean(precise, dims, correction=0))  # [C]
+        copies = (
+            running_mean.clone(),
+            running_variance.clone(),
+        )  # in float32 where x is in bfloat16: so are the answers then
+        mean, variance = (
+            moment.double() for moment in torch.batch_norm_update_stats(x, *copies, 0.0)
+        )  # [C], of own rows
         moments = share * torch.stack([mean, variance + mean**2])
         _together(dist.all_reduce, moments)
         mean, variance = moments[0], moments[1] - moments[0] ** 2  # in float64: the difference keeps its digits
         running_mean.lerp_(mean.to(running_mean), momentum)
         running_variance.lerp_((variance * number / (number - 1)).to(running_variance), momentum)
-        mean, variance = mean.to(precise.dtype), variance.to(precise.dtype)
+        mean, variance = mean.to(weight.dtype), variance.to(weight.dtype)
         ctx.save_for_backward(x, weight, mean, variance)
         ctx.eps, ctx.number = eps, number
         return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
@@ -213,9 +217,6 @@ class _BatchNorm(torch.autograd.Function):
         # They depend on x, so that dL/dx loses w / (sigma n) (dL/db + (x - mean) / sigma dL/dw), with the sums of all rows.
         sums = torch.stack([of_weight, of_bias])
         _together(dist.all_reduce, sums)
-        sigma = (variance + ctx.eps).sqrt()
-        slope = weight / sigma**2 / ctx.number * sums[0]  # [C]
-        offset = weight / sigma / ctx.number * sums[1] - slope * mean  # [C]
-        shape = [1, -1, *[1] * (x.ndim - 2)]
-        of_x = of_x - offset.to(x).view(shape) - slope.to(x).view(shape) * x
+        slope, offset = sums * weight * (variance + ctx.eps).rsqrt() / ctx.number  # [2, C]
+        of_x -= F.batch_norm(x, mean, variance, slope, offset, False, 0.0, ctx.eps)
         return of_x, None, None, of_weight, of_bias, None, None, None, None
