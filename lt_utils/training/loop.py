@@ -74,7 +74,7 @@ def _shuffled(n: int, seed: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
 
-def _seed_step(where: torch.device, seed: int) -> None:
+def seed_step(where: torch.device, seed: int) -> None:
     """What torch.manual_seed does for the CPU and the device of the training.
 
     For each other kind of device, torch.manual_seed notes where it was called from: milliseconds a step in a notebook.
@@ -189,7 +189,7 @@ def train(
     model.train()
     for k in range(start, steps):
         with FinishStep() as ctrl_c:
-            _seed_step(where, step_seed(seed, k))
+            seed_step(where, step_seed(seed, k))
             # Not waiting for the copy to end: a GPU gets its next step while it works on this one.
             index = batch_of(k, n, batch_size, seed).to(where, non_blocking=where.type == "cuda")
             for group, rate in zip(optimizer.param_groups, base, strict=True):
