@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
 from lt_utils.data.datasets import ImageData
-from lt_utils.errors import CourseError
+from lt_utils.errors import CourseError, choose
 from lt_utils.models.resnet import ResNet
 from lt_utils.recognition.encoders import build_encoder, encoder_loss, mixing
 from lt_utils.recognition.sampling import StepLoss
@@ -58,11 +58,13 @@ class Together(nn.Module):
         return models
 
 
-def joint_loss(losses: Sequence[StepLoss], seeds: Sequence[int], n: int, batch_size: int) -> StepLoss:
+def joint_loss(
+    losses: Sequence[StepLoss], seeds: Sequence[int], n: int, batch_size: int, forward: Callable | None = None
+) -> StepLoss:
     """loss(model, index) of a `Together`: the sum over the networks, which leaves each its own gradient.
 
     losses: loss(model, index) of each seed. Each is called twice: first to see which images it draws, then with the logits of all
-    networks at hand; that is cheap where a network is not.
+    networks at hand; that is cheap where a network is not. forward: in the place of the model, such as its compiled form.
     """
 
     def loss(model: Together, _: Tensor) -> Tensor:
@@ -85,7 +87,8 @@ def joint_loss(losses: Sequence[StepLoss], seeds: Sequence[int], n: int, batch_s
 
         each(note)
         # Side by side as channels, so that the memory stays channels-last.
-        logits = model(torch.cat(drawn, dim=1).unflatten(1, (len(drawn), -1)))
+        run = model if forward is None else forward
+        logits = run(torch.cat(drawn, dim=1).unflatten(1, (len(drawn), -1)))
         return torch.stack(each(lambda number, _: logits[:, number])).sum()
 
     return loss
@@ -107,16 +110,21 @@ def train_encoders(
     augment: str = "weak",
     alpha: float | None = None,
     nesterov: bool = True,
+    compiled: str = "",
     title: str = "",
 ) -> list[ResNet]:
     """`train_encoder` for several seeds at once, as one batched network; encoders in the order of `seeds`, in evaluation mode.
 
-    Arguments as there; `checkpoint` holds all of them. The loss that is told is the sum over the seeds. Raises CourseError for no
-    seed or one that is given twice, and for an unknown method or augmentation.
+    Arguments as there; `checkpoint` holds all of them. The loss that is told is the sum over the seeds. compiled: a mode of
+    torch.compile, "default" or, with CUDA graphs, "reduce-overhead"; "": none. Raises CourseError for no seed or one given twice,
+    for another mode, and for an unknown method or augmentation.
     """
     seeds = list(seeds)
     if not seeds or len(set(seeds)) < len(seeds):
         raise CourseError(f"Give at least one seed, and each once, not {seeds}.")
+    if compiled:
+        choose("mode of torch.compile", compiled, ("default", "reduce-overhead"))
+        torch.compiler.reset()  # of earlier trainings: it keeps eight graphs of a forward
     data, n = data.to(device()), len(data.train_labels)
     steps = epochs * math.ceil(n / batch_size)
     model = Together([build_encoder(data, method, depth, width, seed) for seed in seeds])
@@ -124,9 +132,11 @@ def train_encoders(
         encoder_loss(method, data, data.size // 8, augment, alpha, steps=steps, batch_size=batch_size, seed=seed)
         for seed in seeds
     ]
+    # Full and last batches of an epoch differ in length: two static graphs are faster than one dynamic one.
+    forward = torch.compile(model, dynamic=False, mode=compiled) if compiled else None
     train_to_end(
         model,
-        joint_loss(losses, seeds, n, batch_size),
+        joint_loss(losses, seeds, n, batch_size, forward),
         title=title or f"{method}, seeds {', '.join(map(str, seeds))}",
         n=n,
         steps=steps,

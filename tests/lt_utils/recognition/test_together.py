@@ -98,6 +98,24 @@ def test_the_parts_of_a_joint_network_are_the_networks_it_was_made_of(data):
         assert torch.allclose(logits, models[number].eval()(images[:, number]), atol=1e-12)
 
 
+def test_compiled_it_is_the_same_training(data, monkeypatch):
+    asked, compile = [], torch.compile
+
+    def traced(model, mode, **options):
+        asked.append(mode)
+        return compile(
+            model, backend="eager", **options
+        )  # torch's graph of it, run as it is: the rest needs a compiler
+
+    monkeypatch.setattr(torch, "compile", traced)
+    several = (train_encoders(data, seeds=SEEDS, compiled=mode, **HOW) for mode in ("", "reduce-overhead"))
+    for one, other in zip(*several, strict=True):
+        assert furthest(one, other) < 1e-12
+    assert asked == ["reduce-overhead"]
+    with pytest.raises(CourseError, match="mode of torch.compile"):
+        train_encoders(data, seeds=SEEDS, compiled="fast", **HOW)
+
+
 @pytest.mark.parametrize("seeds", [[], [1, 1]])
 def test_no_seed_and_a_seed_twice_are_refused(data, seeds):
     with pytest.raises(CourseError, match="each once"):
