@@ -148,7 +148,7 @@ def _execute(job: dict, folder: Path) -> str | None:
     (folder / "parameters.yaml").write_text(values, encoding="utf-8")
     part = folder / "notebook.part.ipynb"
     os.environ |= folders()  # the kernel starts in the folder of notebooks
-    _take_gpu()
+    _take_gpus()
     with open(folder / "log.txt", "ab") as file:
         for descriptor in (1, 2):  # all that this process and its kernel print from here on
             os.dup2(file.fileno(), descriptor)
@@ -202,20 +202,30 @@ def lost_figures(stored: dict, executed: dict) -> str:
     return f"{has} figures, and the notebook makes {needs} at least: has a cell chosen another matplotlib backend?"
 
 
-def _take_gpu() -> None:
-    """Lock a GPU for a run that needs one: Snakemake counts GPUs (LT_GPUS lists them), but not which of them is free."""
+def _take_gpus() -> None:
+    """Lock the GPUs that a run needs: Snakemake counts them (LT_GPUS lists them), but not which of them are free.
+
+    Of several each gets a process of every training and sampling that can be divided (LT_RANKS).
+    """
+    needs, taken = int(os.environ.get("LT_NEEDS_GPU", "0")), []
+    if needs > 1:
+        os.environ["LT_RANKS"] = str(needs)
     numbers = [number for number in os.environ.get("LT_GPUS", "").split(",") if number]
-    if os.environ.get("LT_NEEDS_GPU", "0") == "0" or not numbers:
+    if not needs or not numbers:
         return
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         for number in numbers:
-            with contextlib.suppress(CourseError):
-                lock(root(), f".gpu-{number}.lock")
-                os.environ["CUDA_VISIBLE_DEVICES"] = number
-                return
+            if number not in taken and len(taken) < needs:
+                with contextlib.suppress(CourseError):
+                    lock(root(), f".gpu-{number}.lock")
+                    taken.append(number)
+        if len(taken) == needs:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
+            return
         time.sleep(0.5)
-    raise CourseError(f"No GPU is free ({', '.join(numbers)}): another batch uses them; start again when it has ended.")
+    free = f"Only {len(taken)} of {needs} GPUs are" if taken else "No GPU is"
+    raise CourseError(f"{free} free ({', '.join(numbers)}): another batch uses them; start again when it has ended.")
 
 
 def log_event(job: dict, event: str, **facts: object) -> None:

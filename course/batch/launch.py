@@ -132,7 +132,7 @@ def _snakemake(planned: list[Job], gpu: int, folder: Path, jobs: int, options: l
         environment["LT_JOB_THREADS"] = ""
     else:
         gpus, threads = _gpus(), _threads(jobs)
-        gpu = gpu if gpus else 0
+        gpu = min(gpu, len(gpus))
         where = ["--cores", str(jobs * threads), "--resources", f"gpu={len(gpus)}"]
         environment |= {"LT_GPUS": ",".join(gpus), "LT_BATCH": "1", "LT_JOB_THREADS": str(threads)}
     decide: dict[str, dict] = {}

@@ -21,8 +21,19 @@ _usual: int | None = None  # threads of torch before the first training changed 
 
 
 def device() -> torch.device:
-    """The accelerator if there is one (CUDA, or Apple's MPS), else the CPU."""
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    """The accelerator if there is one (CUDA, or Apple's MPS), else the CPU.
+
+    Of several processes that torchrun started each takes its own. CourseError if there are fewer accelerators than processes.
+    """
+    if not torch.accelerator.is_available():
+        return torch.device("cpu")
+    if (processes := int(os.environ.get("LOCAL_WORLD_SIZE", 1))) > 1:
+        if processes > (there := torch.accelerator.device_count()):
+            raise CourseError(
+                f"{processes} processes need as many accelerators, and {there} can be used here: start {there}."
+            )
+        torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
+    return torch.accelerator.current_accelerator()
 
 
 def precision_for(where: torch.device) -> str:
