@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from course import machine
-from lt_utils import viz
+from lt_utils import models, viz
+from lt_utils.diffusion import image_diffusion
 from lt_utils.errors import CourseError
+from lt_utils.models.unet import UNet
 from lt_utils.runs.parameters import check, code_cells, declared, notebook_path, notebooks_folder, notes
 from lt_utils.viz import animation
 
@@ -53,6 +55,16 @@ def made(counts: list[int], tested: list[int], size: int, channels: int, names: 
     return arrays
 
 
+class Narrow(UNet):
+    """A U-Net of eight channels, whatever is asked for."""
+
+    def __init__(self, channels: int, num_classes: int, width: int = 8, *args, **options) -> None:
+        super().__init__(channels, num_classes, 8, *args, **options)
+
+
+Narrow.__name__ = "UNet"  # for the files that it is written to
+
+
 def two_pictures(figure, draw, values, *, still=-1, **how):
     """In the place of `moving`: its last picture and its still, drawn and not shown."""
     values = list(values)
@@ -88,6 +100,8 @@ class OwnData:
             patch.setenv("LT_DATA", str(folder))
             patch.setattr(viz, "moving", two_pictures)
             patch.setattr(animation, "moving", two_pictures)
+            patch.setattr(models, "UNet", Narrow)
+            patch.setattr(image_diffusion, "UNet", Narrow)
             patch.setattr(machine, "training_speed", lambda *network: 1.0)
             yield
 
