@@ -109,20 +109,25 @@ def load_or_train(
     model = encoders.train_encoder(
         data, method, epochs=epochs, depth=depth, seed=seed, checkpoint=checkpoint, title=f"encoder, seed {seed}"
     )
+    here = f"encoder of seed {seed} trained here for {epochs} epochs"
+    if method != "ce-mixup":
+        return encode_data(model, data), f"{here} by {method}"
     why = "no run of notebook 03 was found" if earlier is None else f"{earlier.name} holds no CE encoder of this seed"
-    return encode_data(model, data), f"encoder of seed {seed} trained here for {epochs} epochs: {why}"
+    return encode_data(model, data), f"{here}: {why}"
 
 
-def load_or_train_each(data: ImageData, seeds: Sequence[int], **same) -> dict[int, tuple[Encoded, str]]:
+def load_or_train_each(
+    data: ImageData, seeds: Sequence[int], *, share: bool = True, **same
+) -> dict[int, tuple[Encoded, str]]:
     """`load_or_train` for several seeds; `same`: its arguments, but `checkpoint` maps a name to a path (Run.checkpoint).
 
-    A seed without an encoder of its own, in `earlier` or with the course, shares that of the first seed, and the sentence
-    says so: then both hold one and the same Encoded.
+    With `share`, a seed without an encoder of its own, in `earlier` or with the course, shares that of the first seed, and
+    the sentence says so: then both hold one and the same Encoded. Without, one is trained for each of them.
     """
     checkpoint = same.pop("checkpoint", lambda name: None)  # a function: a path for each name
     found: dict[int, tuple[Encoded, str]] = {}
     for seed in seeds:
-        if found and not _has_own(data, seed, **same):
+        if share and found and not _has_own(data, seed, **same):
             found[seed] = found[seeds[0]][0], f"shares the encoder of seed {seeds[0]}"
         else:
             found[seed] = load_or_train(data, seed, checkpoint=checkpoint(f"encoder-training-seed{seed}"), **same)

@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lt_utils.data.augmentation import AUGMENTATIONS, random_crop_flip, unit
+from lt_utils.data.augmentation import AUGMENTATIONS, random_crop_flip, random_erasing, unit
 from lt_utils.data.datasets import ImageData
 from lt_utils.errors import CourseError, choose
 from lt_utils.hashing import fingerprint
 from lt_utils.models.mae import MaskedAutoencoder, kept_patches
 from lt_utils.models.resnet import channel_statistics
 from lt_utils.models.vit import VIT_SIZES, ViT, resize_positions
-from lt_utils.recognition.losses import LOSSES, as_shares, build_loss, label_shift, sigmoid_label_shift
+from lt_utils.recognition.losses import as_shares, build_loss, label_shift, sigmoid_label_shift
 from lt_utils.recognition.mixing import cutmix, mixup, soft_targets
 from lt_utils.training.devices import device
 from lt_utils.training.loop import train_to_end
@@ -154,32 +154,47 @@ def mix(images: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tenso
     return mixed, soft_targets(labels, partner, share, num_classes)
 
 
-def finetune_loss(
-    data: ImageData,
-    loss: str = "bal-bce",
-    augment: str = "weak",
-    pad: int = 0,
+def labelled_loss(
+    loss: str,
+    counts: Sequence[int],
+    where: torch.device | str,
+    *,
     mixed: bool = False,
     smoothing: float = 0.0,
-) -> Callable[[nn.Module, Tensor], Tensor]:
-    """loss(model, index) on device-resident data for a loss of LOSSES, on labels or, with `mixed` or `smoothing`, soft targets.
+    erasing: float = 0.0,
+    **settings,
+) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
+    """loss(model, images uint8 [B, C, H, W], labels [B]) for a loss of LOSSES, on labels or, with `mixed` or `smoothing`, on
+    soft targets.
 
-    augment: a view of AUGMENTATIONS, which shifts by up to `pad` pixels; "weak" with 0 mirrors only. smoothing: share of a label
-    that goes to all classes alike. CourseError for an unknown loss or view.
+    mixed: `mix` every batch. smoothing: share of a label that goes to all classes alike. erasing: probability of
+    `random_erasing`. settings: of the loss, such as tau. CourseError for an unknown loss or setting.
     """
-    view = AUGMENTATIONS[choose("augmentation", augment, AUGMENTATIONS)]
-    criterion = build_loss(choose("loss", loss, LOSSES), data.counts, data.train_labels.device)
+    criterion = build_loss(loss, counts, where, **settings)
 
-    def of_batch(model: nn.Module, index: Tensor) -> Tensor:
-        images, target = unit(view(data.train_images[index], pad)), data.train_labels[index]
+    def of_images(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
+        images = unit(random_erasing(images, erasing) if erasing else images)
         if mixed:
-            images, target = mix(images, target, data.num_classes)
+            images, target = mix(images, target, len(counts))
         logits = model(images)
         if smoothing:
-            target = (1 - smoothing) * as_shares(logits, target) + smoothing / data.num_classes
+            target = (1 - smoothing) * as_shares(logits, target) + smoothing / len(counts)
         return criterion(logits, target)
 
-    return of_batch
+    return of_images
+
+
+def finetune_loss(
+    data: ImageData, loss: str = "bal-bce", augment: str = "weak", pad: int = 0, **options
+) -> Callable[[nn.Module, Tensor], Tensor]:
+    """loss(model, index) on device-resident data.
+
+    augment: a view of AUGMENTATIONS, which shifts by up to `pad` pixels; "weak" with 0 mirrors only. options: of
+    `labelled_loss`. CourseError for an unknown loss or view.
+    """
+    view = AUGMENTATIONS[choose("augmentation", augment, AUGMENTATIONS)]
+    of_images = labelled_loss(loss, data.counts, data.train_labels.device, **options)
+    return lambda model, index: of_images(model, view(data.train_images[index], pad), data.train_labels[index])
 
 
 def finetune(
@@ -198,6 +213,7 @@ def finetune(
     pad: int = 0,
     mixed: bool = False,
     smoothing: float = 0.0,
+    erasing: float = 0.0,
     title: str = "",
 ) -> ViT:
     """Train the whole of `model` in place with a loss of LOSSES and AdamW (0.9, 0.999); it is returned in evaluation mode.
@@ -206,9 +222,10 @@ def finetune(
     arguments: `finetune_loss`. CourseErrors: those of `finetune_loss`, and of `train` for another checkpoint or start.
     """
     data, before = data.to(device()), fingerprint(model)
+    recipe = f"{loss}, {augment} {pad}, mixed {mixed}, smoothing {smoothing}, {data.key}, after {before[:12]}"
     return train_to_end(
         model,
-        finetune_loss(data, loss, augment, pad, mixed, smoothing),
+        finetune_loss(data, loss, augment, pad, mixed=mixed, smoothing=smoothing, erasing=erasing),
         title=title or f"{loss}, seed {seed}",
         n=len(data.train_labels),
         steps=steps,
@@ -217,17 +234,17 @@ def finetune(
         lr_schedule=short_warmup,
         seed=seed,
         checkpoint=checkpoint,
-        recipe=f"{loss}, {augment} {pad}, mixed {mixed}, smoothing {smoothing}, {data.key}, after {before[:12]}",
+        recipe=recipe + (f", erasing {erasing}" if erasing else ""),
     )
 
 
-def balanced_scores(loss: str, logits: Tensor, counts: Sequence[int]) -> Tensor:
+def balanced_scores(loss: str, logits: Tensor, counts: Sequence[int], tau: float = 1.0) -> Tensor:
     """Scores [B, C] whose argmax is Bayes' rule for equal classes if the network has learned p(c|x), by the loss it was trained
-    with: "ce", "bal-ce", "bce" or "bal-bce". CourseError for another one."""
+    with: "ce", "bal-ce", "bce" or "bal-bce"; tau: that of the balanced losses. CourseError for another loss."""
     read_out = {
         "ce": lambda: label_shift(logits, counts),
-        "bal-ce": lambda: logits,
+        "bal-ce": lambda: logits if tau == 1 else label_shift(logits, counts, 1 - tau),
         "bce": lambda: sigmoid_label_shift(logits, counts, tau=0.0),
-        "bal-bce": lambda: sigmoid_label_shift(logits, counts),
+        "bal-bce": lambda: sigmoid_label_shift(logits, counts, tau),
     }
     return read_out[choose("loss with a balanced read-out", loss, read_out)]()

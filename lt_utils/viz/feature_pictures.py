@@ -35,8 +35,8 @@ def added_in_plane(features: Tensor, real: Tensor, new: Tensor, added: Mapping[s
         )
         for values, look in (*looks, (real, dict(s=40, facecolors="none", edgecolors="black", zorder=2))):
             axes.scatter(*((values - centre) @ plane).T.cpu(), **look)
-        axes.set(title=name, xlabel="direction 1")
-    panels[0].set_ylabel("direction 2")
+        axes.set(title=name, xlabel="component 1")
+    panels[0].set_ylabel("component 2")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return figure
 

@@ -12,6 +12,8 @@ from lt_utils.metrics.recognition import reliability
 from lt_utils.viz.figures import METHOD_COLOURS
 
 BINS = 15  # of confidence, as in the calibration error
+MARKERS = "osD^vPX"  # of classes in a black and white figure
+READ_OUTS = (("-", "black", "raw"), ("--", "white", "prior taken out"))  # line, filling, name
 
 
 def angles_on_circle(draws: dict[str, Tensor], directions: dict[str, float], title: str = "") -> Figure:
@@ -117,15 +119,15 @@ def recall_sweeps(
 ) -> Figure:
     """Recall along a sweep of counts, a panel each: (title, x label, counts [K], {class: recall in per cent [2, K, seeds]}).
 
-    The first of the two read-outs is drawn full (raw), the second dashed (prior taken out): means with their deviation over
-    seeds. falling: which panels run from large counts to small ones.
+    The first of the two read-outs is drawn full (raw), the second dashed and hollow (prior taken out): means with their
+    deviation over seeds; each class has its marker. falling: which panels run from large counts to small ones.
     """
     figure, spots = plt.subplots(1, len(panels), figsize=(10, 4.1), sharey=True, squeeze=False)
     for number, (spot, (name, label, counts, recall)) in enumerate(zip(spots[0], panels, strict=True)):
-        for colour, (drawn, values) in zip(METHOD_COLOURS[1:], recall.items(), strict=False):
-            for line, test, several in zip(("o-", "o--"), ("raw", "prior taken out"), values, strict=True):
+        for marker, (drawn, values) in zip(MARKERS, recall.items(), strict=False):
+            for (line, fill, test), several in zip(READ_OUTS, values, strict=True):
                 spread = several.std(1) if several.shape[1] > 1 else None
-                look = dict(fmt=line, ms=4, color=colour, label=f"{drawn}, {test}")
+                look = dict(fmt=marker + line, ms=6, color="black", mfc=fill, label=f"{drawn}, {test}")
                 spot.errorbar(counts, several.mean(1), spread, **look)
         spot.set(xscale="log", xticks=counts, xticklabels=[f"{n:,}" for n in counts], xlabel=label, title=name)
         spot.minorticks_off()

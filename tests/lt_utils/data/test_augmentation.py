@@ -10,15 +10,18 @@ from lt_utils.data.augmentation import (
     contrast_view,
     cutout,
     half_size,
+    rand_augment,
     random_affine,
     random_colour,
     random_crop_flip,
+    random_erasing,
     random_flip,
     random_resized_crop,
     strong_view,
     two_crops,
     unit,
 )
+from lt_utils.data.autoaugment import operation
 
 
 def images(count=16, channels=3, height=8, width=8):
@@ -217,3 +220,83 @@ def test_half_size_is_the_mean_of_four_pixels():
     x = images(3, 1)
     wanted = x.view(3, 1, 4, 2, 4, 2).double().mean((3, 5)).round()
     assert torch.equal(half_size(x), wanted.byte())
+
+
+RAND_OPERATIONS = (
+    "Identity",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Rotate",
+    "Brightness",
+    "Color",
+    "Contrast",
+)
+RAND_OPERATIONS += ("Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize")
+
+
+def rand_operation(x, name, sign):
+    """One operation at nine tenths of its range, by another function than RandAugment's."""
+    if name == "Identity":
+        return x
+    if name == "ShearX":  # as ShearY of the picture turned about its diagonal
+        return operation(x.mT, "ShearY", 8.1, sign).mT
+    return operation(x, name, 8.1, sign)
+
+
+def test_rand_augment_is_two_operations_each_with_probability_one_half():
+    x = images(2, 3, 16, 16)
+    seen, skipped = set(), 0
+    for seed in range(120):
+        torch.manual_seed(seed)
+        out = rand_augment(x, together=2)
+        torch.manual_seed(seed)
+        wanted = x
+        for _ in range(2):
+            if torch.rand(1) >= 0.5:
+                skipped += 1
+                continue
+            name = RAND_OPERATIONS[int(torch.randint(14, ()))]
+            signed = name in RAND_OPERATIONS[1:10]
+            wanted = rand_operation(wanted, name, -1 if signed and torch.rand(()) <= 0.5 else 1)
+            seen.add(name)
+        far = (
+            out.int() - wanted.int()
+        ).abs()  # a strength on the edge may round to another grey level or the next pixel
+        assert out.dtype == torch.uint8 and (far > 1).double().mean() < 0.01, seed
+    assert seen == set(RAND_OPERATIONS) and 90 < skipped < 150
+
+
+def test_rand_augment_draws_once_for_those_that_stand_together():
+    torch.manual_seed(0)
+    x = images(1, 1, 12, 12).expand(160, 1, 12, 12)
+    kept = x.clone()
+    parts = rand_augment(x).split(8)
+    assert all(torch.equal(part, part[:1].expand(8, -1, -1, -1)) for part in parts) and torch.equal(x, kept)
+    assert len({part[0].numpy().tobytes() for part in parts}) > 8
+    assert rand_augment(images(11)).shape == (11, 3, 8, 8)  # the last part may be short
+
+
+@pytest.mark.parametrize("height, width", [(16, 16), (12, 24)])
+def test_random_erasing_puts_a_rectangle_of_noise_into_a_share_of_the_images(height, width):
+    torch.manual_seed(0)
+    x = torch.full((4000, 3, height, width), 7, dtype=torch.uint8)
+    out = random_erasing(x, 0.25)
+    hole = (out != 7).any(1)
+    erased = hole.flatten(1).any(1)
+    assert erased.double().mean().item() == pytest.approx(0.25, abs=0.02) and (x == 7).all()
+    sides, areas = set(), []
+    for one in hole[erased]:
+        rows, columns = one.any(1).nonzero()[:, 0], one.any(0).nonzero()[:, 0]
+        box = one[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert box.all()  # all three channels happen to be 7 in one case of 256^3
+        sides.add((rows[0].item(), columns[0].item(), *box.shape))
+        areas.append(box.numel() / (height * width))
+    assert len(sides) > 400  # one of its own for each
+    assert 0.01 < min(areas) < 0.05 and 0.3 < max(areas) < 0.38
+    assert sum(areas) / len(areas) == pytest.approx((0.02 + 0.33) / 2, abs=0.015)
+    assert any(tall > 2 * wide for *_, tall, wide in sides) and any(wide > 2 * tall for *_, tall, wide in sides)
+    noise = out[erased].permute(0, 2, 3, 1)[hole[erased]].double()
+    assert noise.mean().item() == pytest.approx(127.5, abs=2) and noise.std().item() == pytest.approx(73.9, abs=2)
+    assert torch.equal(random_erasing(x[:8], 0.0), x[:8])

@@ -95,6 +95,14 @@ def test_seeds_without_an_encoder_of_their_own_share_the_first(encoded, monkeypa
     assert found[4][0] is found[3][0]
     assert "shares the encoder of seed 3" in found[4][1]
 
+    asked.clear()
+    found = encoding.load_or_train_each(None, [3, 4], share=False, checkpoint=lambda name: f"{name}.x")
+    assert [(seed, how["checkpoint"]) for seed, how in asked] == [
+        (3, "encoder-training-seed3.x"),
+        (4, "encoder-training-seed4.x"),
+    ]
+    assert found[4][0] is not found[3][0]
+
     (tmp_path / "checkpoints").mkdir()
     for seed in (3, 4):
         (tmp_path / "checkpoints" / f"encoder-ce-seed{seed}.safetensors").touch()

@@ -453,6 +453,7 @@ def test_where_an_encoder_came_from_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(encoders, "pretrained_encoder", lambda *_, **__: None)
     monkeypatch.setenv("LT_RUNS", str(tmp_path))
     assert load_or_train(data, 3)[1].endswith("trained here for 20 epochs: no run of notebook 03 was found")
+    assert load_or_train(data, 3, method="logit-adjusted")[1].endswith("trained here for 20 epochs by logit-adjusted")
     earlier = Run(tmp_path / "lab" / "mine", "03_encoders", {})
     checkpoints.save_model(earlier.checkpoint("encoder-ce-seed0"), model)
     assert load_or_train(data, 0, earlier=earlier)[1] == "encoder of seed 0 loaded from lab/mine"

@@ -178,6 +178,30 @@ def test_smoothing_and_mixing_make_the_targets_that_they_say(data):
     assert images.shape == (12, 1, 28, 28) and torch.allclose(target.sum(1), torch.ones(12))
 
 
+def test_erased_and_augmented_images_are_those_of_the_views(data, monkeypatch):
+    there, seen = data.to(device()), []
+    monkeypatch.setattr(masked, "random_erasing", lambda images, share: seen.append(share) or 255 - images)
+    monkeypatch.setitem(masked.AUGMENTATIONS, "randaugment", lambda images, pad: seen.append(pad) or images)
+    model, index = masked.build_vit(data, **SMALL).eval(), torch.arange(6)
+    torch.nn.init.normal_(model.head.weight)
+    loss = masked.finetune_loss(there, "ce", "randaugment", 3, erasing=0.25)(model, index)
+    wanted = F.cross_entropy(model(1 - masked.unit(there.train_images[:6])), there.train_labels[:6])
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5) and seen == [3, 0.25]
+    masked.finetune_loss(there, "ce")(model, index)
+    assert seen == [3, 0.25]  # without a share nothing is drawn
+
+
+def test_tau_reaches_the_loss_and_its_read_out(data):
+    model, images, labels = masked.build_vit(data, **SMALL).eval(), data.train_images[:6], data.train_labels[:6]
+    values = [
+        masked.labelled_loss("bal-bce", data.counts, "cpu", tau=tau)(model.cpu(), images, labels) for tau in (0, 1, 2)
+    ]
+    assert values[0].item() == pytest.approx(build_loss("bce", data.counts)(model(masked.unit(images)), labels).item())
+    assert len({round(value.item(), 3) for value in values}) == 3
+    with pytest.raises(CourseError, match="The loss 'ce' has no tau"):
+        masked.labelled_loss("ce", data.counts, "cpu", tau=1.0)
+
+
 def test_pretraining_learns_what_hidden_patches_show_and_finetuning_the_labels(data):
     model = masked.build_mae(data)
     images = masked.unit(load().test_images[:200])
@@ -216,15 +240,16 @@ def test_a_balanced_loss_is_a_start_value_and_a_read_out(data, plain, balanced, 
     assert (logits[0] - logits[1]).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("tau", [1.0, 0.5])
 @pytest.mark.parametrize("loss", ["ce", "bal-ce", "bce", "bal-bce"])
-def test_balanced_scores_are_bayes_rule_for_equal_classes(loss):
+def test_balanced_scores_are_bayes_rule_for_equal_classes(loss, tau):
     counts = [50, 30, 15, 5]
     prior = torch.tensor(counts).double() / 100
     density = torch.rand(300, 4, dtype=torch.float64)  # p(x|c) of 300 images
     posterior = prior * density / (prior * density).sum(1, keepdim=True)
     learned = {"ce": posterior.log(), "bce": posterior.logit()}
-    learned |= {"bal-ce": label_shift(posterior.log(), counts), "bal-bce": posterior.logit() - prior.logit()}
-    assert torch.equal(masked.balanced_scores(loss, learned[loss], counts).argmax(1), density.argmax(1))
+    learned |= {"bal-ce": label_shift(posterior.log(), counts, tau), "bal-bce": posterior.logit() - tau * prior.logit()}
+    assert torch.equal(masked.balanced_scores(loss, learned[loss], counts, tau).argmax(1), density.argmax(1))
 
 
 def test_a_loss_without_a_read_out_is_refused():

@@ -76,6 +76,8 @@ def test_a_sweep_shows_means_of_seeds_and_keeps_zero_in_sight():
     up, down = figure.axes
     assert [line.get_ydata().tolist() for line in up.lines[:2]] == [[92, 61], [92, 92]]
     assert [line.get_linestyle() for line in up.lines[:2]] == ["-", "--"]
+    assert [line.get_marker() for line in up.lines[:4]] == ["o", "o", "s", "s"]  # a class has its marker
+    assert [line.get_markerfacecolor() for line in up.lines[:2]] == ["black", "white"]  # the prior taken out: hollow
     assert up.get_ylim()[0] < 0 and up.get_xlim()[0] < up.get_xlim()[1] and down.get_xlim()[0] > down.get_xlim()[1]
     assert figure.legends[0].get_texts()[3].get_text() == "Shirt, prior taken out"
     assert len(up.collections) == 4  # bars of deviation
