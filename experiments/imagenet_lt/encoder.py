@@ -12,13 +12,11 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 
 from data_prep.lists.image_files import ImageFiles
-from experiments.imagenet_lt.stream import Stream, TestBatches, TrainingBatches, deaths_told, prefetched
+from experiments.imagenet_lt.stream import TestBatches, TrainingBatches, deaths_told, prefetched, train_on_files
 from lt_utils.data.augmentation import unit
 from lt_utils.errors import CourseError
 from lt_utils.models.heads import WCDASHead, build_head
-from lt_utils.progress import track
 from lt_utils.training.devices import device
-from lt_utils.training.loop import train
 from lt_utils.training.lr_schedules import cosine
 
 # Of the training images of ImageNet-LT, in 0..1, as published with LiVT.
@@ -95,21 +93,14 @@ def train_encoder(
     torch.manual_seed(seed)
     model = ResNet10(files.num_classes, head).to(device(), memory_format=torch.channels_last)
     steps = epochs * math.ceil(len(files) / batch_size)
-    stream = Stream(TrainingBatches(files, steps, batch_size, seed, size), workers)
+    options = dict(optimizer=torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=weight_decay))
+    options |= dict(lr_schedule=cosine, recipe=f"images {files.key}, size {size}, head {head}", checkpoint=checkpoint)
 
-    def loss(model: nn.Module, index: Tensor) -> Tensor:
-        images, labels = stream(index)
+    def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(model(unit(images)), labels)
 
-    optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=weight_decay)
-    facts = dict(n=len(files), steps=steps, batch_size=batch_size, optimizer=optimizer, lr_schedule=cosine, seed=seed)
-    facts["recipe"] = f"images {files.key}, size {size}, head {head}"
-    with deaths_told():
-        loop = list(track(train(model, loss, checkpoint=checkpoint, **facts), title))
-    if len(loop) > 1:
-        share = stream.waited / (loop[-1].seconds - loop[0].seconds)
-        print(f"{title}: it waited for images {share:.0%} of the time", flush=True)
-    return model.eval()
+    batches = TrainingBatches(files, steps, batch_size, seed, size)
+    return train_on_files(model, loss, batches, workers=workers, title=title, **options)
 
 
 @torch.no_grad()

@@ -2,7 +2,8 @@
 
     python -m experiments.imagenet_lt config/imagenet_lt.yaml [train] [encode] [retrain]
 
-Without a stage all three run. What is finished is passed over and a training that was stopped goes on, so the same
+Without a stage all three run. Those of a vision transformer, pretrain, finetune and test, run when they are named; see livt.py.
+What is finished is passed over and a training that was stopped goes on, so the same
 command can be given again. For each method and seed there is a run folder, <runs>/imagenet_lt/<method>-seed<seed>
 (`name:` in the configuration is that of another data set, for its rows and its folder):
 
@@ -22,7 +23,9 @@ from course.batch.plan import check_once
 from course.command import first_line, resumable
 from data_prep.lists import formats
 from data_prep.lists.image_files import ImageFiles
+from experiments.imagenet_lt import livt
 from experiments.imagenet_lt.encoder import ResNet10, encode_files, train_encoder
+from experiments.imagenet_lt.livt import check_part
 from lt_utils.data import datasets
 from lt_utils.data.longtail import group_indices
 from lt_utils.diffusion.feature_diffusion import train_feature_diffusion
@@ -32,8 +35,8 @@ from lt_utils.features.encoding import Encoded
 from lt_utils.features.retraining import result_rows, retrain_head, test_scores
 from lt_utils.files import is_name, read_yaml
 from lt_utils.models.heads import HEADS, build_head
-from lt_utils.runs import parameters
 from lt_utils.runs.folder import Run, lock_run_folder, root
+from lt_utils.runs.parameters import MOST_SEED
 from lt_utils.training import checkpoints
 from lt_utils.training.devices import device
 from lt_utils.viz.tables import markdown
@@ -53,13 +56,14 @@ def read_settings(path: str | Path) -> dict:
     settings, name = read_yaml(Path(path)), Path(path).name
     if isinstance(settings, dict):
         settings.setdefault("name", SETTINGS["name"])
-    _check(settings, SETTINGS, name)
+    livt_section = settings.pop("livt", None) if isinstance(settings, dict) else None
+    check_part(settings, SETTINGS, name)
     if not is_name(settings["name"]):  # it becomes a folder below the runs
         raise CourseError(f"{name}: name must be one of letters, digits and . _ -, not {settings['name']!r}.")
     for part in ("train", "test", "generator", "retraining"):
-        _check(settings[part], SETTINGS[part], f"{name}, {part}")
+        check_part(settings[part], SETTINGS[part], f"{name}, {part}")
     for method, values in settings["methods"].items():
-        _check(values, METHOD, f"{name}, {method}")
+        check_part(values, METHOD, f"{name}, {method}")
         choose("head", values["head"], HEADS)
     folders = {str(method).lower() for method in settings["methods"]}
     if not folders or len(folders) < len(settings["methods"]):
@@ -68,25 +72,19 @@ def read_settings(path: str | Path) -> dict:
         raise CourseError(f"{name}: the name of a method cannot have a slash, as {strange[0]!r} has.")
     if settings["generator"]["width"] % 2:
         raise CourseError(f"{name}, generator: width must be even, not {settings['generator']['width']}.")
-    if not settings["seeds"] or not all(
-        type(seed) is int and 0 <= seed <= parameters.MOST_SEED for seed in settings["seeds"]
-    ):
+    if not settings["seeds"] or not all(type(seed) is int and 0 <= seed <= MOST_SEED for seed in settings["seeds"]):
         raise CourseError(
-            f"{name}: seeds must be a list of whole numbers from 0 to {parameters.MOST_SEED}, not {settings['seeds']}."
+            f"{name}: seeds must be a list of whole numbers from 0 to {MOST_SEED}, not {settings['seeds']}."
         )
     check_once(settings["seeds"], f"{name}: seeds")
     workers = settings["workers"]
     if workers is not None and not (type(workers) is int and workers >= 0):
         raise CourseError(f"{name}: workers must be null or a whole number from 0, not {workers!r}.")
     choose("group", settings["retraining"]["group"], ("all", "many", "medium", "few"))
+    if livt_section is not None:
+        livt.check_section(livt_section, f"{name}, livt")
+        settings["livt"] = livt_section
     return settings
-
-
-def _check(values: object, known: dict, where: str) -> None:
-    if not isinstance(values, dict) or (missing := [name for name in known if name not in values]):
-        lacks = "nothing" if not isinstance(values, dict) else f"no {missing[0]}"
-        raise CourseError(f"{where} says {lacks}: it needs {', '.join(known)}.")
-    parameters.check(values, known, where)
 
 
 def read_lists(settings: dict) -> tuple[ImageFiles, ImageFiles]:
@@ -161,9 +159,16 @@ def retrained_rows(encoded: Encoded, method: str, seed: int, settings: dict, run
 # --------------------------------------------------------------------------------------------------------- command line
 def run_all(settings: dict, stages: tuple[str, ...] = STAGES) -> None:
     """The stages for every method and seed. CourseError if one needs what an earlier stage has not made yet."""
+    of_transformer = tuple(stage for stage in livt.STAGES if stage in stages)
+    if of_transformer and "livt" not in settings:
+        raise CourseError(f"The stage {of_transformer[0]} needs a section livt: copy that of config/imagenet_lt.yaml.")
     lists = dict(zip(("training", "test"), read_lists(settings), strict=True))
     for name, files in lists.items():
         print(f"{name}: {files}", flush=True)
+    if of_transformer:
+        livt.run_stages(settings, of_transformer, tuple(lists.values()))
+    if not set(stages) & set(STAGES):
+        return
     images = {
         name: files.key for name, files in lists.items()
     }  # what the lists say: their paths stay when they are edited
@@ -217,8 +222,9 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; exit status 0, 2 with one sentence, or 130 when it was stopped."""
     parser = argparse.ArgumentParser(prog="python -m experiments.imagenet_lt", description=first_line(__doc__))
     parser.add_argument("config", type=Path, help="config/imagenet_lt.yaml, or your own")
-    parser.add_argument("stages", nargs="*", help=f"some of {', '.join(STAGES)}; default: all")
+    told = f"some of {', '.join(STAGES)} (default: these) and, of the transformer, {', '.join(livt.STAGES)}"
+    parser.add_argument("stages", nargs="*", help=told)
     chosen = parser.parse_args(arguments)
-    stages = tuple(choose("stage", stage, STAGES) for stage in chosen.stages)
+    stages = tuple(choose("stage", stage, STAGES + livt.STAGES) for stage in chosen.stages)
     run_all(read_settings(chosen.config), stages or STAGES)
     return 0

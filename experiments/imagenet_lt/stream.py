@@ -15,27 +15,30 @@ import re
 import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from data_prep.lists.image_files import ImageFiles, read_image
+from lt_utils.data.augmentation import rand_augment
 from lt_utils.errors import CourseError
+from lt_utils.progress import track
 from lt_utils.training.devices import cores
-from lt_utils.training.loop import batch_of, images_after, step_now, step_seed
+from lt_utils.training.loop import batch_of, images_after, step_now, step_seed, train
 
 
 @dataclass(frozen=True)
 class TrainingBatches(Dataset):
     """`batches[k]`: the images uint8 [<= batch, 3, size, size] and labels of step k of `loop.train`, made anew.
 
-    Each image is a random part of 8 to 100 % of its area, of ratio 3/4 to 4/3, resized to size x size (Szegedy et al.
-    2015, arXiv 1409.4842), and mirrored with probability 1/2; it depends on (seed, k, place in the batch) alone.
-    n, steps, batch and seed of `train` must be the same. CourseError for a damaged file.
+    Each image is a random part of `smallest` (8 %) to 100 % of its area, of ratio 3/4 to 4/3, resized to size x size (Szegedy
+    et al. 2015, arXiv 1409.4842), and mirrored with probability 1/2; with `randaugment` it then goes through `rand_augment` by
+    itself. It depends on (seed, k, place in the batch) alone. bicubic: how it is resized, else bilinear. n, steps, batch and
+    seed of `train` must be the same. CourseError for a damaged file.
     """
 
     files: ImageFiles
@@ -43,6 +46,9 @@ class TrainingBatches(Dataset):
     batch_size: int
     seed: int = 0
     size: int = 224
+    smallest: float = 0.08
+    bicubic: bool = False
+    randaugment: bool = False
 
     def __len__(self) -> int:
         return self.steps
@@ -55,12 +61,16 @@ class TrainingBatches(Dataset):
     def __getitem__(self, k: int) -> tuple[Tensor, Tensor]:
         from torchvision.transforms import v2  # here: its import takes seconds, and lists do not need it
 
-        view = v2.Compose([v2.RandomResizedCrop(self.size, antialias=True), v2.RandomHorizontalFlip()])
+        part = v2.RandomResizedCrop(
+            self.size, (self.smallest, 1.0), interpolation=_resizing(self.bicubic), antialias=True
+        )
+        view = v2.Compose([part, v2.RandomHorizontalFlip()])
         index, images = batch_of(k, len(self.files), self.batch_size, self.seed), []
         with torch.random.fork_rng(devices=[]):  # without workers this runs inside a training step
             for place, i in enumerate(index.tolist()):
-                torch.default_generator.manual_seed(step_seed(self.seed, k) * self.batch_size + place)
-                images.append(view(read_image(self.files.root / self.files.paths[i])))
+                torch.default_generator.manual_seed((step_seed(self.seed, k) * self.batch_size + place) % 2**63)
+                image = view(read_image(self.files.root / self.files.paths[i]))
+                images.append(rand_augment(image[None])[0] if self.randaugment else image)
         return torch.stack(images), self.files.labels[index]
 
 
@@ -68,7 +78,7 @@ class TrainingBatches(Dataset):
 class TestBatches(Dataset):
     """`batches[k]`: the k-th batch in the order of the list, as TrainingBatches, but each image seen once and whole:
 
-    its shorter side resized to 8/7 size (256 for 224), then the central size x size.
+    its shorter side resized to 8/7 size (256 for 224), or to `side`, then the central size x size. bicubic: how, else bilinear.
     """
 
     __test__ = False  # pytest: not a test
@@ -76,6 +86,8 @@ class TestBatches(Dataset):
     files: ImageFiles
     batch_size: int = 128
     size: int = 224
+    side: int | None = None
+    bicubic: bool = False
 
     def __len__(self) -> int:
         return math.ceil(len(self.files) / self.batch_size)
@@ -83,10 +95,17 @@ class TestBatches(Dataset):
     def __getitem__(self, k: int) -> tuple[Tensor, Tensor]:
         from torchvision.transforms import v2
 
-        view = v2.Compose([v2.Resize(round(self.size * 8 / 7), antialias=True), v2.CenterCrop(self.size)])
+        whole = v2.Resize(self.side or round(self.size * 8 / 7), interpolation=_resizing(self.bicubic), antialias=True)
+        view = v2.Compose([whole, v2.CenterCrop(self.size)])
         part = slice(k * self.batch_size, (k + 1) * self.batch_size)
         images = [view(read_image(self.files.root / path)) for path in self.files.paths[part]]
         return torch.stack(images), self.files.labels[part]
+
+
+def _resizing(bicubic: bool):
+    from torchvision.transforms.v2 import InterpolationMode
+
+    return InterpolationMode.BICUBIC if bicubic else InterpolationMode.BILINEAR
 
 
 class _Told(Dataset):
@@ -182,3 +201,31 @@ class Stream:
         self.waited += time.monotonic() - begun if k == self._next else 0.0
         self._next = k + 1
         return images.to(where, non_blocking=True), labels.to(where, non_blocking=True)
+
+
+def train_on_files(
+    model: nn.Module,
+    of_images: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    batches: TrainingBatches,
+    *,
+    workers: int | None = None,
+    title: str,
+    **options,
+) -> nn.Module:
+    """`loop.train` on `batches` with the loss of_images(model, images uint8, labels); the model in evaluation mode.
+
+    Prints which share of the time the training waited for images. options: of `train`. CourseErrors: its own, and if a worker
+    dies.
+    """
+    stream = Stream(batches, workers)
+
+    def loss(model: nn.Module, index: Tensor) -> Tensor:
+        return of_images(model, *stream(index))
+
+    facts = dict(n=len(batches.files), steps=batches.steps, batch_size=batches.batch_size, seed=batches.seed)
+    with deaths_told():
+        loop = list(track(train(model, loss, **facts, **options), title))
+    if len(loop) > 1:
+        share = stream.waited / (loop[-1].seconds - loop[0].seconds)
+        print(f"{title}: it waited for images {share:.0%} of the time", flush=True)
+    return model.eval()

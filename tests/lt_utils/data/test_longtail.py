@@ -174,6 +174,26 @@ def test_groups_of_cifar100_lt():
     assert [groups.count(name) for name in longtail.GROUPS] == [35, 35, 30]
 
 
+@pytest.mark.parametrize(
+    "n_max, classes, imbalance, total, groups",
+    [
+        (5000, 10, 100, 12406, (8, 2, 0)),
+        (5000, 10, 10, 20431, (10, 0, 0)),
+        (500, 100, 10, 19573, (69, 31, 0)),
+        (5000, 10, 20, 17023, None),
+        (5000, 10, 50, 13996, None),
+        (5000, 10, 200, 11203, None),
+        (500, 100, 20, 15907, None),
+        (500, 100, 200, 9502, None),
+    ],
+)
+def test_totals_and_groups_of_the_cifar_sets_of_livt(n_max, classes, imbalance, total, groups):
+    counts = class_counts(n_max, classes, imbalance)
+    assert sum(counts) == total
+    if groups:
+        assert tuple(group_of(counts).count(name) for name in longtail.GROUPS) == groups
+
+
 def test_group_bounds():
     assert group_of([101, 100, 20, 19]) == ["many", "medium", "medium", "few"]
     assert group_of([8, 5, 3, 2], many=5, few=3) == ["many", "medium", "medium", "few"]
