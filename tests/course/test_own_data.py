@@ -25,9 +25,7 @@ TINY = {  # what would take time
     "03": dict(WIDTH=4, WATCHED=1, EPOCHS=1, WCDAS_EPOCHS=1, RUNS=2),
     "04": dict(WIDTH=8, BATCH=16, STEPS=4, JUDGE_EPOCHS=1, SAMPLE_STEPS=2, PER_CLASS=2),
     "05": dict(STEPS=3, TRAIN_STEPS=1, JUDGE_EPOCHS=1, SAMPLES=2, STEPS_TRIED=[2, 3], OMEGAS_TRIED=[0.0, 1.0]),
-    "06": dict(
-        TRAIN_STEPS=2, BATCH=8, PER_CLASS=3, SAMPLE_STEPS=2, JUDGE_EPOCHS=1, FILL=20, OMEGAS=[1.0], CLASSIFIER_EPOCHS=1
-    )
+    "06": dict(TRAIN_STEPS=2, BATCH=8, PER_CLASS=3, SAMPLE_STEPS=2, JUDGE_EPOCHS=1, FILL=20, OMEGAS=[1.0])
     | dict(ARMS=[["regular", 2, 8], ["balanced-finetuned", 1, 8]]),
     "07": FEATURES | dict(SAMPLING_STEPS=3, PER_CLASS=10),
     "08": FEATURES | dict(EPOCHS=1, SAMPLING_STEPS=2, GENERATED=10, FIT_STEPS=3, RUNS=2),
@@ -86,24 +84,27 @@ def run(notebook: str, given: dict[str, object]) -> None:
         plt.close("all")
 
 
+@pytest.fixture(scope="class", autouse=True)
+def data(request, tmp_path_factory):
+    """The set of a class, prepared under the name "mine", and what would take time replaced."""
+    folder = tmp_path_factory.mktemp("own-data")
+    np.savez(folder / "mine.npz", **made(**request.cls.SET))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LT_DATA", str(folder))
+        plt.switch_backend("Agg")
+        patch.setattr(plt, "show", lambda: None)
+        patch.setattr(viz, "moving", two_pictures)
+        patch.setattr(animation, "moving", two_pictures)
+        patch.setattr(machine, "training_speed", lambda *network: 1.0)
+        yield
+
+
 class OwnData:
     """One made set. A class each, because `--dist loadscope` gives whole classes to the workers."""
 
     IMBALANCE = 8
+    MORE: dict[str, dict] = {}  # notebook -> parameters beside the tiny ones
     REFUSED: dict[str, str] = {}  # notebook -> the sentence, for what it cannot take
-
-    @pytest.fixture(scope="class", autouse=True)
-    def data(self, request, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("own-data")
-        np.savez(folder / "mine.npz", **made(**request.cls.SET))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("LT_DATA", str(folder))
-            plt.switch_backend("Agg")
-            patch.setattr(plt, "show", lambda: None)
-            patch.setattr(viz, "moving", two_pictures)
-            patch.setattr(animation, "moving", two_pictures)
-            patch.setattr(machine, "training_speed", lambda *network: 1.0)
-            yield
 
     @pytest.mark.parametrize("notebook", NOTEBOOKS)
     def test_runs(self, notebook, tmp_path, monkeypatch):
@@ -112,6 +113,7 @@ class OwnData:
             for place in (models, image_diffusion):
                 monkeypatch.setattr(place, "UNet", Narrow)
         given = {"DATASET": "mine", "IMBALANCE": self.IMBALANCE} | TINY.get(notebook[:2], {})
+        given |= self.MORE.get(notebook[:2], {})
         if sentence := self.REFUSED.get(notebook[:2]):
             with pytest.raises(CourseError, match=re.escape(sentence)):
                 run(notebook, given)
@@ -130,6 +132,7 @@ class TestTwoClasses(OwnData):
 class TestNaturalTail(OwnData):
     SET = dict(counts=[36, 160, 32, 96, 48], tested=[9, 40, 8, 24, 12], size=28, channels=3, names=list("abcde"))
     IMBALANCE = 0
+    MORE = {"06": dict(CLASSIFIER_EPOCHS=1, FILL=50)}
 
 
 class TestTwelveSmallClasses(OwnData):
