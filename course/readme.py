@@ -157,8 +157,10 @@ def generators_table() -> str:
         row |= {f"label accuracy, {group} %": groups[group]["label_accuracy"] for group in ("all", *GROUPS)}
         row["kernel distance x 1000"] = next(1000 * v for key, v in groups["all"].items() if key.startswith("kd"))
         rows.append(row | {"distance ratio, few": groups["few"]["memorisation"]})
-    judge, last = pretrained_card("judge")["measures"]["accuracy_on_test_images"], generators[-1]
-    made = f"The judge gets {judge:.1f} % of real test images right; {last['device']}, commit {last['commit'][:7]}."
+    judge = pretrained_card("judge")["measures"]["accuracy_on_test_images"]
+    devices, commits = (dict.fromkeys(card[key] for card in generators) for key in ("device", "commit"))
+    made = f"The judge gets {judge:.1f} % of real test images right; {', '.join(devices)}, commits "
+    made += f"{', '.join(commit[:7] for commit in commits)}."
     return f"{markdown(rows)}\n\n*{made}*"
 
 
