@@ -1,6 +1,9 @@
 # The course as a graph of notebook runs. `python -m course run` writes the plan that is read here, starts this and shows the
 # progress. On its own, afterwards: snakemake --directory runs/quick --configfile runs/quick/.batch/plan.json --cores 1 ...
 #
+# More than 2,000 runs are done in parts, each a Snakemake of its own (`slices` in course/batch/launch.py); then the runs of the other
+# parts are not in the plan, and the scoreboard comes last.
+#
 # A run is repeated when its `job` changed (its parameters, the notebook's code) or when a run that it builds on was repeated.
 
 import json

@@ -7,6 +7,7 @@ from lt_utils.errors import choose
 
 COMMANDS = {  # what: the module whose main() it is, and what it does
     "run": ("course.batch.launch", "run a batch: run config/quick.yaml [--jobs N] [--again] [-- options of Snakemake]"),
+    "cost": ("course.cost", "what configurations cost: cost config/cifar.yaml ... [--gpus 1 8 64]"),
     "exercises": ("course.exercises", "exercises start | build [--execute] | check"),
     "check": ("course.gates", "what a notebook must be before it is committed: check notebooks/*.ipynb"),
     "keep": (

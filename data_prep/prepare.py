@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import arrays, folders, images, layout, originals
+from data_prep import arrays, folders, images, layout, originals, subsets
 from data_prep.copies import count
 from data_prep.lists import to_arrays
 from lt_utils.data import npz
@@ -28,6 +28,17 @@ class Request:
     seed: int = 0
     skip_bad: bool = False
     generated: bool = False
+    imbalance: float | None = None  # cut the training set to a long tail; its list of images is written
+    profile: str = "exponential"
+    n_max: int | None = None
+    indices: str | None = (
+        None  # a path: where the list is written, or without an imbalance the list to take the images of
+    )
+
+    @property
+    def cuts(self) -> bool:
+        """Whether the training set becomes a part of that of the source."""
+        return self.imbalance is not None or self.indices is not None
 
 
 def prepare(name: str, request: Request, to: Path | None = None, again: bool = False) -> Path:
@@ -44,9 +55,22 @@ def prepare(name: str, request: Request, to: Path | None = None, again: bool = F
         raise CourseError(f"{BUNDLED} is inside the package already: load it, or choose another name for your own set.")
     folder = data_folder(to)
     path = folder / f"{name}.npz"
+    list_path = (
+        subsets.list_beside(path) if request.indices is None or request.imbalance is None else Path(request.indices)
+    )
+    if request.cuts:
+        _check_cut(name, request, list_path)
     if path.exists() and not again:
         _verify(path, request)
+        if request.imbalance is not None and not list_path.exists():
+            raise CourseError(
+                f"{path} is there, but {list_path}, the list of its images, is not: --again makes both anew."
+            )
         return path
+    if request.imbalance is not None and list_path.exists() and not again:
+        raise CourseError(
+            f"{list_path} is there already: leave out --imbalance to take its images, give another name, or --again."
+        )
     if request.source is None and name not in originals.ORIGINALS:
         known = ", ".join(originals.ORIGINALS)
         raise CourseError(f"{name!r} is none of the sets that can be fetched ({known}): add --from PATH for your own.")
@@ -61,6 +85,8 @@ def prepare(name: str, request: Request, to: Path | None = None, again: bool = F
     try:
         found, facts = _read(name, request, downloads)
         npz.check_arrays(found, name)
+        if request.cuts:
+            found, facts = _cut(name, request, found, facts, list_path)
         if copies := count(found, name):
             print(f"{name}: {copies['copies']}", flush=True)
         facts |= copies
@@ -72,6 +98,53 @@ def prepare(name: str, request: Request, to: Path | None = None, again: bool = F
         (folder / mark).unlink(missing_ok=True)
     _tell(path, record)
     return path
+
+
+def source_path(given: Path, to: Path | None = None) -> Path:
+    """The path that --from means: that of a file or folder, or else the file of the prepared set of this name."""
+    prepared = data_folder(to) / f"{given}.npz"
+    return prepared if not given.exists() and prepared.exists() else given.expanduser().resolve()
+
+
+def _check_cut(name: str, request: Request, list_path: Path) -> None:
+    """Refuse, before anything is read, a request for a part of a set that cannot be meant."""
+    if request.source is None or name in originals.ORIGINALS:
+        whole = name if name in originals.ORIGINALS else "cifar10"
+        raise CourseError(
+            f"A part of a set has another name than the set itself: with `python -m data_prep {whole}` done, "
+            f"`python -m data_prep {whole}-if100 --from {whole} --imbalance 100` makes one (or --indices FILE)."
+        )
+    if request.test_fraction is not None:
+        raise CourseError("--imbalance and --indices cut a set that has its test set: first make that, then cut it.")
+    if request.imbalance is not None and list_path.suffix != ".csv":
+        raise CourseError(f"With --imbalance the list is written to {list_path}: its name must end in .csv.")
+
+
+def _cut(
+    name: str, request: Request, whole: dict[str, np.ndarray], facts: dict[str, object], list_path: Path
+) -> tuple[dict[str, np.ndarray], dict[str, object]]:
+    """Return the set with the asked part of its training images, and its facts; the list of that part is written."""
+    if "test_set" in facts:
+        raise CourseError(f"{request.source} has no test set: first make a set of it, then cut that (--from its name).")
+    of = Path(str(request.source)).stem
+    if request.imbalance is not None:
+        options = request.imbalance, request.profile, request.n_max, request.seed
+        kept, rule = subsets.long_tail(whole["y_train"], whole["classes"].tolist(), *options)
+    else:
+        listed = subsets.read(Path(str(request.indices)))
+        kept, how = subsets.find(listed, whole["x_train"], whole["y_train"], of)
+        rule = f"the images of the list {listed.path.name}"
+        print(f"{name}: {len(kept):,} images found {how}", flush=True)
+    cut = whole | {key: whole[key][kept] for key in ("x_train", "y_train")}
+    npz.check_arrays(cut, name)
+    described = {"rule": rule, "of": of, "of_training_images": len(whole["y_train"]), "source": facts["source"]}
+    if request.indices is None or request.imbalance is not None or Path(request.indices) != list_path:
+        said = subsets.write(list_path, kept, whole, described)
+        print(
+            f"{name}: wrote {list_path}, .npy and .json (SHA-256 of its images {said['sha256_of_image'][:12]}…)",
+            flush=True,
+        )
+    return cut, facts | {"subset": rule, "of": of}
 
 
 def _verify(path: Path, request: Request) -> None:
@@ -118,6 +191,8 @@ def _read_own(name: str, request: Request, path: Path) -> tuple[dict[str, np.nda
     if not 0 < fraction < 1:
         raise CourseError(f"--test-fraction is a share between 0 and 1, not {fraction:g}.")
     facts: dict[str, object] = {"source": "own data", "licence": "that of your own data"}
+    if path.suffix == ".npz" and (record := npz.check_file(path, thorough=False)):
+        facts |= {key: record[key] for key in facts if key in record}  # a prepared set brings its own
     if name in originals.ORIGINALS:
         original = originals.ORIGINALS[name]
         source = f"{original.source}; as given, not compared with the original files"

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -25,7 +26,7 @@ import yaml
 from course.gates import FIGURES, figures_of
 from course.kernel import own_kernel
 from lt_utils.errors import CourseError
-from lt_utils.files import is_damaged, lock, read_json, unlock, write_json
+from lt_utils.files import REPOSITORY, is_damaged, lock, read_json, unlock, write_json
 from lt_utils.runs.folder import folders, move_aside, root
 from lt_utils.runs.parameters import declared, notebook_path, notebooks_folder, read_notebook
 from lt_utils.runs.provenance import surroundings
@@ -40,7 +41,8 @@ def run_one(job: dict, upstream: list[Path]) -> int:
     """
     end_with_batch()
     folder = root() / job["parameters"]["RUN"]
-    identity = json.dumps([job, *(path.read_text() for path in upstream)], sort_keys=True)
+    texts = [path.read_text() for path in upstream]
+    identity = json.dumps([job, *texts], sort_keys=True)
     fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:16]
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock(folder.parent, f".{folder.name}.lock", patience=PATIENCE)
@@ -58,6 +60,10 @@ def run_one(job: dict, upstream: list[Path]) -> int:
         log_event(job, "fail", seconds=seconds, error=error)
         return 1
     about = {"fingerprint": fingerprint, "code": job["code"], "seconds": seconds, **surroundings()}
+    about |= {"bytes": (folder / "notebook.ipynb").stat().st_size, "job": job_hash(job)}
+    about["upstream"] = (
+        {str(path): text for path, text in zip(upstream, texts, strict=True)} if len(upstream) < 10 else None
+    )
     write_json(folder / "batch.json", about | {"finished": datetime.now(UTC).isoformat(timespec="seconds")})
     mark_done(folder)
     log_event(job, "finish", seconds=seconds)
@@ -65,8 +71,45 @@ def run_one(job: dict, upstream: list[Path]) -> int:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run folder holds a complete executed run: each of its files is there and can be read."""
-    return all(read_json(folder / name) is not None for name in ("batch.json", "record.json", "notebook.ipynb"))
+    """Whether a run folder holds a complete executed run: each of its files is there and whole.
+
+    The notebook, by far the largest, is not read again if batch.json says its length: of many thousand runs that took hours.
+    """
+    about = read_json(folder / "batch.json")
+    if about is None or read_json(folder / "record.json") is None:
+        return False
+    notebook = folder / "notebook.ipynb"
+    if "bytes" in about:
+        return notebook.exists() and notebook.stat().st_size == about["bytes"]
+    return read_json(notebook) is not None
+
+
+def is_current(folder: Path, job: dict, profile: Path) -> bool:
+    """Whether a run is finished and surely what would come out now: the same job, on the same runs that it built on.
+
+    Costs no Snakemake, which decides where this says False. profile: the folder of the batch.
+    """
+    about = read_json(folder / "batch.json") or {}
+    built_on = about.get("upstream")
+    if about.get("job") != job_hash(job) or built_on is None or not is_finished(folder):
+        return False
+    expected = {folder / ".done": f"{about['fingerprint']} {about['finished']}\n"}  # as mark_done writes it
+    expected |= {profile / path: text for path, text in built_on.items()}
+    try:
+        return all(path.read_text() == text for path, text in expected.items())
+    except OSError:
+        return False
+
+
+def job_hash(job: dict) -> str:
+    """Hash of a job and of the Snakefile, which says what it builds on."""
+    content = json.dumps(job, sort_keys=True).encode() + _snakefile()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+@cache
+def _snakefile() -> bytes:
+    return (REPOSITORY / "Snakefile").read_bytes()
 
 
 def mark_done(folder: Path) -> None:

@@ -15,15 +15,19 @@ import time
 from pathlib import Path
 
 from course.batch import report
-from course.batch.execute import is_finished
+from course.batch.execute import is_current, is_finished
 from course.batch.monitor import ProgressMonitor
-from course.batch.plan import Job, plan, read_config
+from course.batch.plan import ONCE, Job, plan, read_config
 from course.command import first_line
 from lt_utils.errors import CourseError
 from lt_utils.files import REPOSITORY, lock, read_json, write_json
 from lt_utils.progress import duration
 from lt_utils.runs.folder import folders, move_aside, root
 from lt_utils.runs.provenance import package_hash
+
+# Jobs for one Snakemake. Its time and memory grow with them, and bash takes no command above 128 kB: the names of so many runs
+# that the scoreboard builds on.
+SLICE = 2000
 
 # How to speak of the command that goes on from here: with --again it would begin anew.
 SAME_COMMAND = {False: "the same command", True: "the same command without --again (make: without AGAIN=1)"}
@@ -52,22 +56,54 @@ def run(config_path: Path, jobs: int = 1, again: bool = False, options: list[str
             move_aside(job.folder)
         elif forgotten or not is_finished(job.folder):
             (job.folder / ".done").unlink(missing_ok=True)
-    command, environment = _snakemake(planned, config.get("gpu", 0), folder, jobs, options or [])
-    todo = _to_do(command, environment, planned)
-    if not todo:
-        page = os.path.relpath(report.build(folder, planned))
+    ran: list[tuple[int, ProgressMonitor]] = []
+    parts = slices(planned)
+    for number, part in enumerate(parts, 1):
+        if len(parts) > 1 and all(is_current(job.folder, job.decides, folder) for job in part):
+            continue
+        command, environment = _snakemake(part, config.get("gpu", 0), folder, jobs, options or [])
+        todo = _to_do(command, environment, part)
+        if not todo:
+            continue
+        monitor = ProgressMonitor(folder, todo, jobs)
+        heading = f"Part {number} of {len(parts)}: " if len(parts) > 1 else ""
+        if heading and not ran:
+            for job in parts[-1]:
+                if job.notebook in ONCE:  # it gathers the runs of the other parts, of which its Snakemake does not know
+                    (job.folder / "batch.json").unlink(missing_ok=True)
+                    (job.folder / ".done").unlink(missing_ok=True)
+        print(heading + monitor.opening(len(part)), flush=True)
+        status = _watch(command, environment, monitor)
+        ran.append((status, monitor))
+        # Before the report: a full disk may prevent that.
+        print(_older(part) + monitor.closing(len(part), SAME_COMMAND[again]), flush=True)
+        if status and not monitor.failed:
+            print(f"Snakemake ended with status {status}: see {os.path.relpath(folder / '.batch' / 'snakemake.log')}.")
+    page = os.path.relpath(report.build(folder, planned))
+    if not ran:
         print(f"{_older(planned)}Nothing to do: all {len(planned)} runs are finished. Report: {page}")
         return 0
-    monitor = ProgressMonitor(folder, todo, jobs)
-    print(monitor.opening(len(planned)), flush=True)
-    status = _watch(command, environment, monitor)
-    # Before the report: a full disk may prevent that.
-    print(_older(planned) + monitor.closing(len(planned), SAME_COMMAND[again]), flush=True)
-    if status and not monitor.failed:
-        print(f"Snakemake ended with status {status}: see {os.path.relpath(folder / '.batch' / 'snakemake.log')}.")
-    page = report.build(folder, planned)
-    print(f"{duration(time.monotonic() - begin)} in all. Report: {os.path.relpath(page)}")
-    return 1 if status or monitor.failed else 0
+    print(f"{duration(time.monotonic() - begin)} in all. Report: {page}")
+    return 1 if any(status or monitor.failed for status, monitor in ran) else 0
+
+
+def slices(planned: list[Job]) -> list[list[Job]]:
+    """The jobs in parts of at most SLICE (about), each with all that its runs build on; those that run once, last and apart.
+
+    A run builds on runs of its own name alone: data set, imbalance factor and seed. One part if all fit.
+    """
+    if len(planned) <= SLICE:
+        return [planned]
+    by_run: dict[str, list[Job]] = {}
+    for job in planned:
+        by_run.setdefault("" if job.notebook in ONCE else job.run, []).append(job)
+    last = by_run.pop("", [])
+    parts: list[list[Job]] = []
+    for group in by_run.values():
+        if not parts or len(parts[-1]) + len(group) > SLICE:
+            parts.append([])
+        parts[-1] += group
+    return [*parts, *([last] if last else [])]
 
 
 def _older(planned: list[Job]) -> str:

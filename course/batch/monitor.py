@@ -3,6 +3,8 @@
 import json
 import os
 import time
+from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,10 +25,12 @@ class ProgressMonitor:
         self.finished: set[str] = set()
         self.failed: dict[str, str] = {}
         self.took = {  # notebook -> seconds of its last run on this machine
-            path.parts[-3]: about["seconds"]
-            for path in sorted(folder.glob("*/*/batch.json"), key=os.path.getmtime)
-            if (about := read_json(path))
+            notebook.name: about["seconds"]
+            for notebook in folder.glob("[!.]*/")
+            if (last := max(notebook.glob("*/batch.json"), key=os.path.getmtime, default=None))
+            and (about := read_json(last))
         }
+        self.several = {name for name, runs in Counter(job.notebook for job in todo).items() if runs > 1}
         self.begin = self.printed = time.time()
         self.events, self.read = folder / ".batch" / "events.jsonl", 0
         self.events.write_text("", encoding="utf-8")
@@ -35,15 +39,15 @@ class ProgressMonitor:
     def running(self) -> list[str]:
         return [run for run in self.started if run not in self.finished and run not in self.failed]
 
-    def expected(self, job: Job) -> float:
-        """Seconds a run may take: what the notebook took last, else the configuration's guess at this machine's pace."""
+    def expected(self, jobs: Iterable[Job]) -> list[float]:
+        """Seconds each run may take: what the notebook took last, else the configuration's guess at this machine's pace."""
         known = {one.notebook: one.seconds for one in self.todo.values() if one.notebook in self.took}
         pace = sum(self.took[notebook] for notebook in known) / sum(known.values()) if known else 1.0
-        return self.took.get(job.notebook, job.seconds * pace)
+        return [self.took.get(job.notebook, job.seconds * pace) for job in jobs]
 
     def opening(self, total: int) -> str:
         """The first line of a batch: how many of the `total` runs are to do, and about how long that takes."""
-        seconds = sum(map(self.expected, self.todo.values())) / self.jobs
+        seconds = sum(self.expected(self.todo.values())) / self.jobs
         kept = f"{total - len(self.todo)} of {total} runs are finished already; " if len(self.todo) < total else ""
         return f"{kept}{_count(len(self.todo))} to do, about {duration(seconds)}, into {os.path.relpath(self.folder)}"
 
@@ -76,7 +80,7 @@ class ProgressMonitor:
         run, job = event["run"], self.todo[event["run"]]
         self.started.setdefault(run, event["time"])
         if event["event"] == "start":
-            return f"{self._name(run)} · about {duration(self.expected(job))}"
+            return f"{self._name(run)} · about {duration(self.expected([job])[0])}"
         if event["event"] == "fail":
             self.failed[run] = event["error"]
             seen = f"how far it came and what it said: failed.ipynb and log.txt in {os.path.relpath(job.folder)}"
@@ -89,8 +93,7 @@ class ProgressMonitor:
 
     def _title(self, run: str) -> str:
         job = self.todo[run]
-        several = sum(other.notebook == job.notebook for other in self.todo.values()) > 1
-        return f"{job.notebook} {job.run}" if several else job.notebook
+        return f"{job.notebook} {job.run}" if job.notebook in self.several else job.notebook
 
     def _name(self, run: str) -> str:
         """[3/8] 03_encoders: the third that was started of eight."""
@@ -99,7 +102,8 @@ class ProgressMonitor:
     def _remaining(self) -> str:
         left = [run for run in self.todo if run not in self.finished and run not in self.failed]
         now = time.time()
-        seconds = sum(max(self.expected(self.todo[run]) - (now - self.started.get(run, now)), 0) for run in left)
+        expected = self.expected(self.todo[run] for run in left)
+        seconds = sum(max(one - (now - self.started.get(run, now)), 0) for run, one in zip(left, expected, strict=True))
         return f" · about {duration(seconds / self.jobs)} for the remaining {len(left)}" if left else ""
 
     def _progress(self, run: str) -> str:

@@ -17,6 +17,7 @@ from lt_utils.runs.parameters import notebook_path
 SCOREBOARD = "12_scoreboard"  # its picture comes first
 SETTINGS = ("imbalance", "omega", "steps", "eta", "images")  # numbers that tell rows apart, as their texts do
 MEASURES = 10  # columns of a table, at most; the others are in the record
+PAGES, LINES = 1000, 200  # runs that are made readable in a browser, if there are no more; runs named on a card
 HEAD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>
 :root {{ color-scheme: light dark; --line: #8884; --soft: #767676; --bad: #c0392b; --card: #8881; }}
@@ -41,7 +42,9 @@ summary {{ cursor: pointer; padding: .35rem 0; font-weight: 600; }}
 def build(folder: Path, jobs: list[Job]) -> Path:
     """Convert what was executed to HTML, write <folder>/index.html anew and return its path. CourseError: no room."""
     finished = {job.folder: read_json(job.folder / "batch.json") for job in jobs if is_finished(job.folder)}
-    for run in finished:
+    # A page takes about a second: of many thousand runs the first of each notebook has one.
+    pages = {job.notebook: job.folder for job in reversed(jobs) if job.folder in finished}.values()
+    for run in finished if len(finished) <= PAGES else pages:
         write_page(run / "notebook.ipynb")
     abouts = list(finished.values())
     names = sorted({job.notebook for job in jobs})
@@ -90,7 +93,10 @@ def _card(folder: Path, name: str, summary: Summary, jobs: list[Job], finished: 
     if first:
         title = f'<a href="{_link(folder, first)}/notebook.html">{title}</a>'
     picture = f'<img alt="" src="data:image/png;base64,{summary.figure}">' if summary.figure else ""
-    lines = [_run(folder, job, finished.get(job.folder)) for job in jobs]
+    shown = jobs if len(jobs) <= LINES else sorted(jobs, key=lambda job: job.folder in finished)[:LINES]
+    lines = [_run(folder, job, finished.get(job.folder)) for job in shown]
+    if len(jobs) > LINES:
+        lines.append(f"and {len(jobs) - LINES:,} more, each in its folder")
     return f'<div class="card">{picture}<h3>{title}</h3>{to_html(summary.question)}<p>{"<br>".join(lines)}</p></div>'
 
 
@@ -102,7 +108,8 @@ def _run(folder: Path, job: Job, about: Mapping | None) -> str:
     """One run in a line: its data set and seed, how long it took or what became of it, and its log."""
     there, name = _link(folder, job), "" if job.run == "all" else html.escape(job.run)
     if about:
-        name = name and f'<a href="{there}/notebook.html">{name}</a>'
+        page = "notebook.html" if (job.folder / "notebook.html").exists() else "notebook.ipynb"
+        name = name and f'<a href="{there}/{page}">{name}</a>'
         state = duration(about["seconds"])
     elif (job.folder / "failed.ipynb").exists():
         state = f'<span class="bad">failed</span>: <a href="{there}/failed.ipynb">so far</a>'

@@ -38,6 +38,7 @@ class Method:
     late: tuple[str, dict] | None = None  # loss and settings from the share DEFERRED of the training on
 
 
+NO_RECIPE = ("data", "checkpoint", "title", "compiled")  # arguments of train_encoder that do not decide what it reaches
 DEFERRED = 0.8  # Cao et al. 2019: from epoch 160 of 200 on
 # The cosines of LDAM come out of the head times 30 already, and so must its margins be.
 LDAM_SETTINGS = dict(margin=15.0, scale=1.0)
@@ -212,12 +213,14 @@ def train_encoder(
     alpha: float | None = None,
     nesterov: bool = True,
     start: nn.Module | None = None,
+    compiled: bool = False,
     title: str = "",
 ) -> ResNet:
     """Train an encoder by `method` for `epochs` with SGD (momentum 0.9); the last epoch, in evaluation mode.
 
     augment: "weak", "autoaugment" (with Cutout) or "strong". alpha: of mixup; None: 0.5 for "ce-mixup", else no mixup.
-    start: a network whose weights, all but its head's, the training starts from. RECIPES holds the settings of the papers.
+    start: a network whose weights, all but its head's, the training starts from. compiled: through torch.compile, on a GPU
+    as CUDA graphs: there the launches of a small network's kernels take longer than their work. RECIPES: the papers' settings.
     Raises CourseError for an unknown method or augmentation, and for a start of another architecture.
     """
     data = data.to(device())
@@ -231,9 +234,12 @@ def train_encoder(
     if start is not None:
         recipe += f", from {body_key(start)}"
     options = dict(steps=steps, batch_size=batch_size, seed=seed)
+    loss = encoder_loss(method, data, data.size // 8, augment, alpha, **options)
+    if compiled:  # a full and a last batch: two static graphs
+        forward = torch.compile(model, dynamic=False, mode="reduce-overhead" if device().type == "cuda" else "default")
     return train_to_end(
         model,
-        encoder_loss(method, data, data.size // 8, augment, alpha, **options),
+        (lambda _, index: loss(forward, index)) if compiled else loss,
         title=title or f"{method}, seed {seed}",
         n=n,
         optimizer=optimizer,
@@ -253,7 +259,7 @@ def encoder_recipe(data: ImageData, method: str = "ce-mixup", **options) -> dict
     """All that decides the weights that `train_encoder` would reach, its defaults included, as plain values for a card."""
     told = inspect.signature(train_encoder).bind(data, method, **options)
     told.apply_defaults()
-    recipe = {name: value for name, value in told.arguments.items() if name not in ("data", "checkpoint", "title")}
+    recipe = {name: value for name, value in told.arguments.items() if name not in NO_RECIPE}
     recipe |= {
         "alpha": mixing(method, recipe["alpha"]),
         "lr_schedule": recipe["lr_schedule"].__name__,

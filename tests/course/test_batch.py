@@ -499,6 +499,51 @@ def test_a_finished_run_with_a_file_cut_or_lost_is_not_finished(cut, name, tmp_p
     assert not execute.is_finished(tmp_path)
 
 
+def test_the_length_of_a_notebook_says_whether_it_is_whole(tmp_path):
+    for name, content in (("record.json", "{}"), ("batch.json", '{"bytes": 9}'), ("notebook.ipynb", "123456789")):
+        (tmp_path / name).write_text(content)
+    assert execute.is_finished(tmp_path)  # it was not read
+    (tmp_path / "notebook.ipynb").write_text("12345678")
+    assert not execute.is_finished(tmp_path)
+
+
+def test_parts_hold_all_that_a_run_builds_on(monkeypatch):
+    def jobs(notebook: str, runs: list[str]) -> list[plan.Job]:
+        return [plan.Job(notebook, run, {}, "", 1.0) for run in runs]
+
+    names = [f"a-seed{seed}" for seed in range(5)]
+    planned = [*jobs("00_start_here", ["all"]), *jobs("03_encoders", names), *jobs("07_latent_diffusion", names[:4])]
+    assert launch.slices(planned) == [planned]
+    monkeypatch.setattr(launch, "SLICE", 4)
+    parts = launch.slices(planned)
+    assert [{job.run for job in part} for part in parts] == [set(names[:2]), set(names[2:4]), {names[4]}, {"all"}]
+    assert sorted(map(str, planned)) == sorted(str(job) for part in parts for job in part)
+
+
+def test_more_runs_than_one_snakemake_takes_are_done_in_parts(course, monkeypatch, capsys):
+    monkeypatch.setattr(launch, "SLICE", 2)
+    config = course({"00_start_here": {"once": True}, "03_encoders": {}, "07_latent_diffusion": {}}, seeds=[0, 1])
+    assert main([str(config)]) == 0
+    told = capsys.readouterr().out
+    assert re.findall(r"Part (.+) of 3: (\d) notebook runs? to do", told) == [("1", "2"), ("2", "2"), ("3", "1")]
+    before = finished()
+    assert len(before) == 5
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "_snakemake", None)  # it is not asked
+        assert main([str(config)]) == 0
+    assert "Nothing to do: all 5 runs are finished" in capsys.readouterr().out
+
+    folder = Path("runs/tiny/03_encoders") / f"{RUN[:-1]}1"
+    (folder / "record.json").unlink()
+    assert main([str(config)]) == 0
+    assert [line[:9] for line in capsys.readouterr().out.splitlines() if line.startswith("Part")] == [
+        "Part 2 of",
+        "Part 3 of",
+    ]
+    again = finished()
+    assert {key for key in before if again[key] != before[key]} == {f"03 {RUN[:-1]}1", f"07 {RUN[:-1]}1", "00 all"}
+
+
 def test_damaged_runs_are_made_anew_and_the_report_is_written_without_them(course, capsys):
     config = course({"01_long_tailed_data": {"seeds": [0, 1, 2]}})
     assert main([str(config)]) == 0

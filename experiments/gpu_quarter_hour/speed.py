@@ -1,0 +1,151 @@
+"""Images per second of a training step: eager, compiled, as CUDA graphs; and how long the device itself works on one."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from lt_utils.data.augmentation import random_flip, to_signed, unit
+from lt_utils.data.datasets import ImageData
+from lt_utils.diffusion.class_balancing import class_balancing_loss
+from lt_utils.diffusion.schedules import linear_schedule
+from lt_utils.models.resnet import ResNet
+from lt_utils.models.unet import published_unet
+from lt_utils.models.vit import ViT
+from lt_utils.recognition.encoders import encoder_loss
+from lt_utils.training.devices import device, precision_for
+from lt_utils.training.loop import train
+
+WARM_UP, MEASURED = 10, 4.0  # steps; seconds
+
+
+def resnet(data: ImageData, tiny: bool) -> tuple[nn.Module, Callable, int]:
+    """LDMLR's: ResNet-32, mixup, batch 64."""
+    model = ResNet(
+        data.num_classes, data.channels, 8 if tiny else 32, mean=(0.5,) * data.channels, std=(0.25,) * data.channels
+    )
+    return model, encoder_loss("ce-mixup", data), 64
+
+
+def unet(data: ImageData, tiny: bool) -> tuple[nn.Module, Callable, int]:
+    """CBDM's: the U-Net of 35.9 million parameters, plain diffusion loss, batch 64."""
+    schedule = linear_schedule()
+
+    def loss(model: nn.Module, index: Tensor) -> Tensor:
+        images = to_signed(random_flip(data.train_images[index]))
+        return class_balancing_loss(model, schedule, images, data.train_labels[index]).total
+
+    return published_unet(data.num_classes, "small" if tiny else "full", channels=data.channels), loss, 64
+
+
+def vit(data: ImageData, tiny: bool) -> tuple[nn.Module, Callable, int]:
+    """ViT-Ti with patches of 4 pixels, cross-entropy, batch 256."""
+    size = dict(width=32, depth=2, heads=2) if tiny else dict(width=192, depth=12, heads=3)
+    same = dict(
+        channels=data.channels, size=data.size, patch=4, mean=(0.5,) * data.channels, std=(0.25,) * data.channels
+    )
+
+    def loss(model: nn.Module, index: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(model(unit(random_flip(data.train_images[index]))), data.train_labels[index])
+
+    return ViT(data.num_classes, **size, **same), loss, 256
+
+
+NETWORKS = {"resnet32": resnet, "unet": unet, "vit": vit}
+
+
+class Graphed(nn.Module):
+    """A network whose forward and backward pass are replayed as CUDA graphs, captured at the first batch, without compiling."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.graph, self.config = model, None, model.config
+        self.no_label = getattr(model, "no_label", 0)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """What the network gives; all batches must have the shape of the first."""
+        if self.graph is None:
+            torch.clear_autocast_cache()
+            with torch.autocast("cuda", torch.bfloat16, enabled=precision_for(device()) == "bf16", cache_enabled=False):
+                sample = tuple(one.detach().clone() for one in inputs)
+                self.graph = torch.cuda.make_graphed_callables(self.model, sample, allow_unused_input=True)
+        return self.graph(*inputs)
+
+
+WAYS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "eager": lambda model: model,
+    "CUDA graphs": Graphed,
+    "compiled": lambda model: torch.compile(model, dynamic=False),
+    "compiled, CUDA graphs": lambda model: torch.compile(model, dynamic=False, mode="reduce-overhead"),
+}
+
+
+def _wait() -> None:
+    if device().type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _device_work(steps: Iterator) -> dict[str, float]:
+    """Kernels a step and the milliseconds that the device works on them, over five steps; {} where there is no CUDA."""
+    if device().type != "cuda":
+        return {}
+    from torch.profiler import ProfilerActivity, profile
+
+    try:
+        with profile(activities=[ProfilerActivity.CUDA]) as seen:
+            for _ in range(5):
+                next(steps)
+            _wait()
+        found = [one for one in seen.key_averages() if one.device_type == torch.autograd.DeviceType.CUDA]
+        time_us = sum(one.self_device_time_total for one in found)
+    except Exception as error:  # the speed is measured by then, and stays
+        return {"device ms a step": f"{type(error).__name__}: {error}"[:200]}
+    return {"kernels a step": sum(one.count for one in found) / 5, "device ms a step": round(time_us / 5000, 3)}
+
+
+def measure(network: str, way: str, data: ImageData, tiny: bool) -> dict:
+    """One row: images per second, milliseconds a step, seconds until the first steps were done (compiling)."""
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    model, loss, batch = NETWORKS[network](data, tiny)
+    model.to(device(), memory_format=torch.channels_last)
+    batch = 8 if tiny else batch
+    forward = WAYS[way](model)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)  # the same for all, and cheap
+    n = len(data.train_labels) // batch * batch  # full batches only: a graph has one shape
+    begin = time.perf_counter()
+    steps = train(model, lambda _, index: loss(forward, index), n=n, steps=10**6, batch_size=batch, optimizer=optimizer)
+    for _ in range(2 if tiny else WARM_UP):
+        next(steps)
+    _wait()
+    ready = last = time.perf_counter()
+    done = 0
+    while done < 2 or last - ready < (0.05 if tiny else MEASURED):
+        next(steps)
+        done += 1
+        if done % 20 == 0 or tiny:  # not at every step: that would wait for the device
+            _wait()
+            last = time.perf_counter()
+    _wait()
+    seconds = time.perf_counter() - ready
+    row = {"network": network, "way": way, "batch": batch, "images/s": round(done * batch / seconds, 1)}
+    row |= {"ms a step": round(1000 * seconds / done, 3), "seconds before": round(ready - begin, 1)}
+    row |= _device_work(steps)
+    steps.close()
+    return row
+
+
+def rows(network: str, data: ImageData, tiny: bool) -> Iterator[dict]:
+    """All rows so far, after each; a way that fails is a row with its error, and the next one follows."""
+    data, found = data.to(device()), []
+    ways = list(WAYS) if device().type == "cuda" else ["eager"]
+    for number, way in enumerate(ways, 1):
+        try:
+            found.append(measure(network, way, data, tiny))
+        except (
+            Exception
+        ) as error:  # whatever a compiler or a capture may raise: the other ways are still to be measured
+            found.append({"network": network, "way": way, "error": f"{type(error).__name__}: {error}"[:500]})
+        print(found[-1], flush=True)
+        yield {"rows": found, "complete": number == len(ways)}
