@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 
+from nbformat import NotebookNode
+
 from course.command import command
 from lt_utils.files import REPOSITORY
 from lt_utils.runs.parameters import assignments, read_notebook
@@ -117,6 +119,7 @@ def parameters(notebook: dict) -> Iterator[str]:
         yield f"cell {more[0][0]}: a cell tagged `more-parameters` is folded (jupyter.source_hidden)"
     for number, source in [*tagged, *((number, source) for number, _, source in more)]:
         yield from _literals(number, source)
+        yield from _seen_by_papermill(number, source)
     if (lines := len(tagged[0][1].splitlines())) > PARAMETERS:
         yield f"cell {tagged[0][0]}: {lines} parameters; at most {PARAMETERS}, the others folded (`more-parameters`)"
 
@@ -136,6 +139,20 @@ def _literals(number: int, source: str) -> Iterator[str]:
             yield f"cell {number}: {name} is derived; papermill cannot reach it, so it belongs in the next cell"
         if value.end_lineno not in commented:
             yield f"cell {number}: {name} has no comment on its line"
+
+
+def _seen_by_papermill(number: int, source: str) -> Iterator[str]:
+    """That papermill lists every parameter: it reads line by line, and leaves out one with a second "="."""
+    from papermill.translators import PythonTranslator  # half a second, which only this gate needs
+
+    try:
+        names = [name for name, _ in assignments(source)]
+    except (SyntaxError, ValueError):  # said above
+        return
+    seen = {parameter.name for parameter in PythonTranslator.inspect(NotebookNode(source=source))}
+    for name in names:
+        if name not in seen:
+            yield f"cell {number}: papermill --help-notebook does not list {name}: write its line without a second `=`"
 
 
 def short_cells(notebook: dict) -> Iterator[str]:

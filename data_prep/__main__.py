@@ -27,7 +27,7 @@ def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="folder of images or lists, .npz, the original files, or the name of a prepared set",
     )
     add("--to", type=Path, metavar="FOLDER", help="where to put it (default: $LT_DATA, else the repository's data/)")
-    add("--size", type=int, metavar="N", help="make images N x N (folders of images or lists only)")
+    add("--size", type=int, metavar="N", help="make images N x N (folders of images, lists, an .npz)")
     add("--test-fraction", type=float, metavar="F", help=f"test share if none is given (default {TEST_FRACTION})")
     add("--seed", type=int, default=0, help="which images become the test set, or stay in the tail (default 0)")
     add(

@@ -8,18 +8,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from data_prep.copies import numbered
+from data_prep.images import middle_square
 from data_prep.lists.image_files import check_classes
 from lt_utils.data import longtail, npz
 from lt_utils.errors import CourseError
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
+def read(path: Path, size: int | None = None) -> dict[str, np.ndarray]:
     """Read an .npz with x_train, y_train and, if there are any, x_test, y_test, classes.
 
     Images may be [N, H, W, C], [N, C, H, W] or grey [N, H, W]; labels [N] or [N, 1]; without `classes` the classes are
-    named by their numbers. Pickled objects are never loaded.
+    named by their numbers. Pickled objects are never loaded. size: make every image size x size, as in a folder of images.
 
     Raises:
         CourseError: the file is damaged, an array is missing, or images have another shape or type.
@@ -34,7 +36,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     arrays = {}
     for split in ("train", "test"):
         if f"x_{split}" in found:
-            arrays[f"x_{split}"] = _channels_last(found[f"x_{split}"], f"{path}: x_{split}")
+            arrays[f"x_{split}"] = _resized(_channels_last(found[f"x_{split}"], f"{path}: x_{split}"), size)
             arrays[f"y_{split}"] = _labels(found[f"y_{split}"], len(arrays[f"x_{split}"]), f"{path}: y_{split}")
     if "classes" not in found:
         labels = arrays["y_train"].tolist()
@@ -60,6 +62,14 @@ def split(arrays: dict[str, np.ndarray], fraction: float, seed: int) -> dict[str
     moved = np.concatenate([moved, copies])
     stays = np.setdiff1d(np.arange(len(y)), moved)
     return {"x_train": x[stays], "y_train": y[stays], "x_test": x[moved], "y_test": y[moved], "classes": classes}
+
+
+def _resized(x: np.ndarray, size: int | None) -> np.ndarray:
+    """Images [N, H, W, C] as [N, size, size, C]; unchanged without a size, and where they have other channels than 1 or 3."""
+    if size is None or x.ndim != 4 or x.shape[3] not in (1, 3):
+        return x
+    squares = [middle_square(Image.fromarray(image.squeeze(2) if x.shape[3] == 1 else image), size) for image in x]
+    return np.stack([np.asarray(square).reshape(size, size, x.shape[3]) for square in squares])
 
 
 def _channels_last(x: np.ndarray, where: str) -> np.ndarray:

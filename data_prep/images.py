@@ -41,13 +41,18 @@ def read_image(file: Path) -> tuple[Image.Image, str]:
         return image.convert(mode), remark
 
 
+def middle_square(image: Image.Image, size: int) -> Image.Image:
+    """The middle square of an image, resized to `size`."""
+    return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+
+
 def decode(file: Path, size: int | None) -> tuple[np.ndarray | None, str]:
     """The image in `file` as uint8 [H, W, 1 or 3], its middle square resized to `size` if that is given; and the remark of
     `read_image`. If it cannot be read: None, and why."""
     try:
         image, remark = read_image(file)
         if size:
-            image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+            image = middle_square(image, size)
         pixels = np.array(image)
     except Exception as error:  # Pillow's many formats raise many kinds; whatever it is, the file is of no use here
         why = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or repr(error)

@@ -218,10 +218,10 @@ def _read_own(name: str, request: Request, path: Path) -> tuple[dict[str, np.nda
             f"{path} is no source for {name}: give a folder with one folder of images for each class, an .npz, "
             f"or the original files of {', '.join(originals.ORIGINALS)} under their own names."
         )
-    elif request.size or request.skip_bad:
-        raise CourseError(f"--size and --skip-bad are for folders of images, which {path} is not.")
+    elif request.skip_bad:
+        raise CourseError(f"--skip-bad is for folders of images, which {path} is not.")
     else:
-        found = arrays.read(path)
+        found = arrays.read(path, request.size)
     if len(found["classes"]) < 2:
         raise CourseError(f"{path} has a single class, {found['classes'][0]}: there must be two at least.")
     if told:

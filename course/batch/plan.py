@@ -18,7 +18,11 @@ NOTEBOOK_KEYS = ("once", "seconds", "parameters", "by_dataset", "datasets", "imb
 ONCE = ("00_start_here", "12_scoreboard")  # they run once for all data sets, imbalance factors and seeds
 LISTS = {  # key: the entries if it is missing, what an entry is in words, and the test of an entry
     "datasets": ([], "names of data sets", lambda value: isinstance(value, str)),
-    "imbalances": ([100], "numbers from 1 to 100000", lambda value: type(value) in (int, float) and 1 <= value <= 1e5),
+    "imbalances": (
+        [100],
+        "numbers from 1 to 100000, or 0 for the set as it is",
+        lambda value: type(value) in (int, float) and (value == 0 or 1 <= value <= 1e5),
+    ),
     "seeds": ([0], f"whole numbers from 0 to {MOST_SEED}", lambda seed: type(seed) is int and 0 <= seed <= MOST_SEED),
 }
 

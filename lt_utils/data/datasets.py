@@ -4,6 +4,7 @@
 `npz` describes what such a file holds.
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -46,10 +47,12 @@ class ImageData:
 
     @property
     def title(self) -> str:
-        """Its name in figures: "Fashion-MNIST"; with a long tail "Fashion-MNIST-LT (IF 100)"."""
-        tail = re.fullmatch(r"(.+)-if([\d.e+]+)", self.name)
+        """Its name in figures: "Fashion-MNIST"; cut "Fashion-MNIST-LT (IF 100)"; with its own tail "birds as it is (IF 7.3)"."""
+        tail = re.fullmatch(r"(.+)-(?:if([\d.e+]+)|(asis))", self.name)
         name = tail[1] if tail else self.name
         known = TITLES.get(name.removesuffix("-small").removesuffix("-ldmlr"), name)
+        if tail and tail[3]:
+            return f"{known} as it is (IF {self.imbalance:.3g})"
         return f"{known}-LT (IF {tail[2]})" if tail else known
 
     @property
@@ -72,11 +75,37 @@ class ImageData:
         """Training images of each class."""
         return torch.bincount(self.train_labels, minlength=self.num_classes).tolist()
 
-    def __repr__(self) -> str:
+    @property
+    def imbalance(self) -> float:
+        """Its imbalance factor: training images of the largest class / of the smallest; inf if a class has none."""
+        return max(self.counts) / min(self.counts) if min(self.counts) else math.inf
+
+    @property
+    def warning(self) -> str:
+        """One line for a test set of unequal classes, which does not measure what the course means by accuracy; "" for others."""
+        each = torch.bincount(self.test_labels, minlength=self.num_classes)
+        if each.min() == each.max():
+            return ""
         return (
+            f"The test set is unbalanced, {each.min():,} to {each.max():,} images a class: accuracy is over images, so that "
+            "large classes count more."
+        )
+
+    def __repr__(self) -> str:
+        said = (
             f"{self.name}: {len(self.train_labels):,} training and {len(self.test_labels):,} test images, "
             f"{self.size} x {self.size} x {self.channels}, {self.num_classes} classes"
         )
+        return f"{said}\n{self.warning}" if self.warning else said
+
+    def check_divides(self, by: int, what: str = "A U-Net") -> None:
+        """CourseError, with the command that resizes, unless the images' height and width are multiples of `by`."""
+        if self.size % by:
+            side = by * max(1, round(self.size / by))
+            raise CourseError(
+                f"{what} needs images whose sides are multiples of {by}, and those of {self.name} are {self.size} x {self.size}: "
+                f"`python -m data_prep {self.name} --from PATH --size {side} --again` makes them {side} x {side}."
+            )
 
     def to(self, device: torch.device | str) -> "ImageData":
         """Return this data set with its tensors on `device`."""
@@ -94,11 +123,12 @@ class ImageData:
         """Return this data set with its training set cut to a long tail; the test set stays as it is.
 
         Args:
-            imbalance, profile: the rule of `longtail.class_counts`; or instead
+            imbalance, profile: the rule of `longtail.class_counts`; imbalance 0: the set as it is, all images, classes by
+                frequency; or instead
             counts: images to keep of each class.
             seed: which images are kept, as `longtail.subset` chooses them.
-            n_max: images the largest class keeps; default: the size of the largest class there is. Class 0 is the
-                head, so in a set of one's own with unequal classes a smaller n_max may be needed.
+            n_max: images the largest class keeps; default: the size of the largest class there is. In a set with unequal
+                classes a smaller n_max may be needed.
 
         Raises CourseError for a factor below 1, a class left empty, or a class with too few images.
 
@@ -106,6 +136,8 @@ class ImageData:
         [1000, 599, 359, 215, 129, 77, 46, 27, 16, 10]
         """
         suffix = "counts"
+        if counts is None and imbalance == 0:
+            return replace(self.by_frequency(), name=f"{self.name}-asis")
         if counts is None:
             n_max = max(self.counts) if n_max is None else n_max
             counts = longtail.class_counts(n_max, self.num_classes, imbalance, profile, self.class_names)
@@ -117,6 +149,21 @@ class ImageData:
         kept = longtail.subset(self.train_labels, counts, seed, self.class_names).to(self.train_labels.device)
         name = f"{self.name}-{suffix}"
         return replace(self, name=name, train_images=self.train_images[kept], train_labels=self.train_labels[kept])
+
+    def by_frequency(self) -> "ImageData":
+        """Return this data set with its classes numbered from the most frequent in training to the rarest, names and test labels
+        with them; classes of equally many images keep their order, and so does every image."""
+        counts = self.counts
+        order = sorted(range(self.num_classes), key=lambda c: -counts[c])
+        if order == list(range(self.num_classes)):
+            return self
+        place = torch.tensor(order).argsort().to(self.train_labels.device)  # old number -> new number
+        return replace(
+            self,
+            train_labels=place[self.train_labels],
+            test_labels=place[self.test_labels],
+            class_names=tuple(self.class_names[c] for c in order),
+        )
 
     def halved(self) -> "ImageData":
         """Return this data set with all images at half the height and width: the mean of each 2 x 2 pixels."""
@@ -223,6 +270,8 @@ def load(name: str = BUNDLED, folder: str | Path | None = None) -> ImageData:
     file's length; both cost next to nothing. The SHA-256 in the record is compared for the bundled set, and for others
     whenever `python -m data_prep NAME` runs.
 
+    Classes are numbered by frequency (`ImageData.by_frequency`): class 0 is the head. Equal ones keep the file's order.
+
     name: "fashion-mnist-small" (bundled), or the name of a set made by data_prep. folder: as in `data_folder`.
     Raises CourseError for an unknown name (lists the known ones), and for a file that is damaged or not as it should be.
     """
@@ -243,4 +292,6 @@ def load(name: str = BUNDLED, folder: str | Path | None = None) -> ImageData:
     arrays = npz.check_arrays(npz.read_npz(path), path.name)
     tensors = [torch.from_numpy(arrays[x]).permute(0, 3, 1, 2).contiguous() for x in ("x_train", "x_test")]
     labels = [torch.from_numpy(arrays[y].astype(np.int64)) for y in ("y_train", "y_test")]
-    return ImageData(name, tensors[0], labels[0], tensors[1], labels[1], tuple(arrays["classes"].tolist()))
+    return ImageData(
+        name, tensors[0], labels[0], tensors[1], labels[1], tuple(arrays["classes"].tolist())
+    ).by_frequency()

@@ -14,6 +14,7 @@ from lt_utils.errors import CourseError, choose
 
 PROFILES = ("exponential", "step")
 GROUPS = ("many", "medium", "few")
+MANY, FEW = 100, 20  # the bounds between them
 
 
 def check_labels(labels: torch.Tensor, n: int, num_classes: int, where: str = "labels") -> None:
@@ -147,7 +148,8 @@ def subset(
         if not 0 <= count <= len(positions):
             raise CourseError(
                 f"{count:,} images are asked of {_called(c, class_names)}, which has {len(positions):,}: "
-                "ask for fewer (a larger imbalance factor, a smaller n_max, or other counts)."
+                "ask for fewer (a larger imbalance factor, a smaller n_max, or other counts), or take the set as it is "
+                "(IMBALANCE = 0)."
             )
         generator.shuffle(positions)  # also when few are kept: the draws of later classes depend on it
         kept.append(positions[:count])
@@ -188,20 +190,50 @@ def hold_out(
     return stays.nonzero().flatten(), moved
 
 
-def group_of(counts: Sequence[int], many: int = 100, few: int = 20) -> list[str]:
+def thirds(num_classes: int) -> tuple[int, int]:
+    """How many of the most frequent classes are "many", and how many of the rarest "few", if each group is a third of them.
+
+    What does not divide goes to "many", as in LDMLR's groups on CIFAR: (4, 3) of 10 classes. Of two classes each is a group.
+    """
+    third = max(1, num_classes // 3)
+    return max(1, num_classes - 2 * third), third
+
+
+def group_bounds(counts: Sequence[int]) -> tuple[int, int]:
+    """The bounds (many, few) that fit a set: "many" are classes of more images than the first, "few" of fewer than the second.
+
+    100 and 20, those of Liu et al. 2019 (ImageNet-LT), used by most papers on long-tailed recognition. In a small set, where no
+    class has more than 100 images, they would find no head: then the bounds make thirds of the classes. Equal counts
+    stay together.
+
+    >>> group_bounds([1000, 100, 10]), group_bounds([60, 50, 40, 30, 20])
+    ((100, 20), (39, 21))
+    """
+    if max(counts) > MANY or min(counts) == max(counts):
+        return MANY, FEW
+    (first, last), falling = thirds(len(counts)), sorted(counts, reverse=True)
+    least_of_many, most_of_few = falling[first - 1], falling[-last]
+    return least_of_many - 1, min(most_of_few + 1, least_of_many)
+
+
+def group_of(counts: Sequence[int], many: int | None = None, few: int | None = None) -> list[str]:
     """Return the group of each class: "many" (> many images), "few" (< few) or "medium" (few .. many, both included).
 
-    The bounds 100 and 20 are those of Liu et al. 2019 (ImageNet-LT), used by most papers on long-tailed recognition.
+    Without bounds, those of `group_bounds`; if only one is given the other is 100 or 20.
 
     >>> group_of([1000, 101, 100, 20, 19])
     ['many', 'many', 'medium', 'medium', 'few']
     """
-    if not few <= many:
-        raise CourseError(f"Groups need few <= many, but few = {few} and many = {many}.")
+    if many is None and few is None and len(counts):
+        many, few = group_bounds(counts)
+    else:
+        many, few = MANY if many is None else many, FEW if few is None else few
+        if not few <= many:
+            raise CourseError(f"Groups need few <= many, but few = {few} and many = {many}.")
     return ["many" if n > many else "few" if n < few else "medium" for n in counts]
 
 
-def group_indices(counts: Sequence[int], many: int = 100, few: int = 20) -> dict[str, list[int]]:
+def group_indices(counts: Sequence[int], many: int | None = None, few: int | None = None) -> dict[str, list[int]]:
     """Return the classes of each group, in the order many, medium, few; groups without a class are left out.
 
     >>> group_indices([1000, 101, 19])
@@ -239,6 +271,8 @@ def class_table(counts: Sequence[int], class_names: Sequence[str], limit: int = 
     ]
     rule = "─" * max(len(line) for line in lines)
     lines = [lines[0], rule, *lines[1:sums_from], rule, *lines[sums_from:]]
+    if group_bounds(counts) != (MANY, FEW):
+        lines.append(f"no class has more than {MANY} images: the groups are thirds of the classes")
     if min(counts) > 0:
         lines.append(f"imbalance factor (largest / smallest class): {max(counts) / min(counts):.4g}")
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lt_utils.data.longtail import check_labels, group_indices
+from lt_utils.data.longtail import check_labels, group_indices, thirds
 from lt_utils.diffusion.feature_diffusion import FeatureGenerator
 from lt_utils.diffusion.ldmlr import PublishedGenerator
 from lt_utils.errors import CourseError, choose
@@ -21,8 +21,8 @@ Source = Callable[..., tuple[Tensor, Tensor]]
 
 def index_thirds(num_classes: int) -> dict[str, list[int]]:
     """LDMLR's groups on CIFAR, by class number: 0-3 / 4-6 / 7-9 of 10 classes, 0-33 / 34-66 / 67-99 of 100."""
-    third = num_classes // 3
-    first, second = num_classes - 2 * third, num_classes - third
+    first, last = thirds(num_classes)
+    second = num_classes - last
     return {"many": list(range(first)), "medium": list(range(first, second)), "few": list(range(second, num_classes))}
 
 

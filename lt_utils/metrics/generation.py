@@ -175,7 +175,7 @@ def diversity(features: Tensor, labels: Tensor, real: Tensor, real_labels: Tenso
 
 
 def label_accuracy(
-    probabilities: Tensor, labels: Tensor, counts: Sequence[int], many: int = 100, few: int = 20
+    probabilities: Tensor, labels: Tensor, counts: Sequence[int], many: int | None = None, few: int | None = None
 ) -> dict[str, float]:
     """How many generated images show the class of their label, in percent: "all", then many / medium / few.
 
@@ -193,8 +193,8 @@ def measure(
     *,
     clusters_per_class: int = 20,
     prd_runs: int = 10,
-    many: int = 100,
-    few: int = 20,
+    many: int | None = None,
+    few: int | None = None,
 ) -> dict[str, dict[str, float]]:
     """Every measure, overall ("all") and for the classes of each group: {"all": {"fd[..]": 12.3, ..}, "few": {..}, ..}.
 

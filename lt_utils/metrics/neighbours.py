@@ -98,8 +98,8 @@ def group_memorisation(
     training: tuple[Tensor, Tensor],
     fresh: tuple[Tensor, Tensor],
     counts: Sequence[int],
-    many: int = 100,
-    few: int = 20,
+    many: int | None = None,
+    few: int | None = None,
 ) -> dict[str, float]:
     """`memorisation` of each class, averaged over all classes ("all") and over those of each group.
 

@@ -63,7 +63,7 @@ def macro_f1(logits: Tensor, labels: Tensor) -> float:
 
 
 def group_accuracy(
-    logits: Tensor, labels: Tensor, counts: Sequence[int], many: int = 100, few: int = 20
+    logits: Tensor, labels: Tensor, counts: Sequence[int], many: int | None = None, few: int | None = None
 ) -> dict[str, float]:
     """Accuracy in percent over the test images of the many / medium / few classes, grouped by training `counts` [C].
 
@@ -130,7 +130,9 @@ def prior_following(logits: Tensor, labels: Tensor, counts: Sequence[int]) -> fl
     return divergence(test, frequency(logits.argmax(1))) / divergence(test, prior)
 
 
-def scores(logits: Tensor, labels: Tensor, counts: Sequence[int], many: int = 100, few: int = 20) -> dict[str, float]:
+def scores(
+    logits: Tensor, labels: Tensor, counts: Sequence[int], many: int | None = None, few: int | None = None
+) -> dict[str, float]:
     """One row of the scoreboard: accuracy, many, medium, few, ece, in percent, rounded to 2 decimals."""
     values = {
         "accuracy": accuracy(logits, labels),
@@ -141,7 +143,7 @@ def scores(logits: Tensor, labels: Tensor, counts: Sequence[int], many: int = 10
 
 
 def full_scores(
-    logits: Tensor, labels: Tensor, counts: Sequence[int], many: int = 100, few: int = 20
+    logits: Tensor, labels: Tensor, counts: Sequence[int], many: int | None = None, few: int | None = None
 ) -> dict[str, float]:
     """All measures of a classifier in one row: those of `scores`, "worst" class, macro "f1", "top5", "mce", "pdc".
 

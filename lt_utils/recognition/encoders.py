@@ -288,10 +288,19 @@ def train_judge(
 ) -> ResNet:
     """An independent classifier, trained on the balanced training set: it judges which class a generated image shows.
 
-    It is never trained on a long tail, and its seed is none of the seeds that the notebooks compare.
+    It is never trained on a long tail (of unequal classes the smaller ones are filled up by repeating their images), and its seed
+    is none of the seeds that the notebooks compare.
     """
     return train_encoder(
-        data, "ce", epochs=epochs, seed=seed, checkpoint=checkpoint, depth=depth, batch_size=128, lr=0.2, title="judge"
+        data.filled_up(max(data.counts)),
+        "ce",
+        epochs=epochs,
+        seed=seed,
+        checkpoint=checkpoint,
+        depth=depth,
+        batch_size=128,
+        lr=0.2,
+        title="judge",
     )
 
 

@@ -102,8 +102,9 @@ def folder_of(notebook: str, names: Mapping[str, object]) -> Path:
 
 
 def run_name(names: Mapping[str, object]) -> str:
-    """<dataset>-if<imbalance>-seed<seed> from the parameters that are there; "run" if there is none of them."""
-    forms = {"DATASET": "{}", "IMBALANCE": "if{:g}", "SEED": "seed{}"}
+    """<dataset>-if<imbalance>-seed<seed> from the parameters that are there, "asis" for an imbalance of 0; "run" if there is none
+    of them."""
+    forms = {"DATASET": "{}", "IMBALANCE": "if{:g}" if names.get("IMBALANCE") else "asis", "SEED": "seed{}"}
     parts = [form.format(names[key]) for key, form in forms.items() if key in names]
     return re.sub(r"[^\w.-]+", "_", "-".join(parts)) or "run"
 

@@ -146,8 +146,11 @@ def _wrong(name: str, value: object, default: object, note: str) -> str:
         return _wrong_entry(value, default, note)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         least, most = LIMITS.get(name) or (_least(default, note), math.inf)
+        also = " (0: the set as it is)" if name == "IMBALANCE" else ""
+        if also and value == 0:
+            return ""
         if not (math.isfinite(value) and value >= least):
-            return f" must be a {'finite number' if least == -math.inf else f'number from {least}'}, not {value}"
+            return f" must be a {'finite number' if least == -math.inf else f'number from {least}'}, not {value}{also}"
         return f" must be at most {most}, not {value}" if value > most else ""
     choices = _choices(note)
     if isinstance(default, str) and default in choices and len(choices) > 1 and value not in choices:

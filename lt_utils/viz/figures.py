@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from lt_utils.data.longtail import group_indices, group_of
+from lt_utils.data.longtail import group_bounds, group_indices, group_of
 from lt_utils.metrics.statistics import mean_std, student
 
 # Okabe-Ito colours: distinguishable with every common form of colour blindness; the same in every notebook.
@@ -69,7 +69,8 @@ def class_colours(counts: Sequence[int]) -> list[str]:
 
 def group_legend(axes: Axes, counts: Sequence[int], **where) -> None:
     """A legend of the groups that occur, with the rule that makes them."""
-    rule = {"many": "many (> 100)", "medium": "medium (20 to 100)", "few": "few (< 20)"}
+    many, few = group_bounds(counts)
+    rule = {"many": f"many (> {many})", "medium": f"medium ({few} to {many})", "few": f"few (< {few})"}
     handles = [Patch(color=GROUP_COLOURS[name], label=rule[name]) for name in group_indices(counts)]
     axes.legend(handles=handles, title="training images", **where)
 

@@ -468,8 +468,8 @@ def test_what_two_mappings_share_is_not_given_twice(tmp_path):
     assert files.read_yaml(path) == {"one": {"first": {"a": 1}, "second": {"a": 2}}, "other": {"a": 2, "b": 3}}
 
 
-@pytest.mark.parametrize("written, name, value", [(100.0, "if100", 100), (12.5, "if12.5", 12.5)])
-def test_an_imbalance_factor_may_have_a_point(course, written, name, value):
+@pytest.mark.parametrize("written, name, value", [(100.0, "if100", 100), (12.5, "if12.5", 12.5), (0, "asis", 0)])
+def test_an_imbalance_factor_may_have_a_point_or_be_none(course, written, name, value):
     (job,) = plan.plan(plan.read_config(course({"03_encoders": {}}, imbalances=[written])))
     assert job.run == f"{DATA}-{name}-seed0" and repr(job.parameters["IMBALANCE"]) == repr(value)
 

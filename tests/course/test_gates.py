@@ -103,6 +103,9 @@ BAD = {
     "parameters: cell 2: 9 parameters; at most 8": lambda cells: cells[PARAMETERS].update(
         source="\n".join(f"P{i} = {i}  # one" for i in range(9))
     ),
+    "parameters: cell 2: papermill .* does not list RECIPE": lambda cells: cells[PARAMETERS].update(
+        source='SEED = 0  # seed\nRECIPE = "r=0.2"  # rule'
+    ),
     "parameters: cell 2: a cell tagged `more-parameters` is folded": lambda cells: cells.insert(
         1, code("STEPS = 5  # steps", tags=("more-parameters",))
     ),

@@ -21,6 +21,7 @@ import pytest
 import torchvision
 from PIL import Image
 
+from data_prep import arrays as array_files
 from data_prep import images, originals
 from data_prep.__main__ import main
 from lt_utils.data import datasets, npz
@@ -569,7 +570,7 @@ def test_no_permission_to_write_is_told_and_the_old_set_stays(tmp_path, out, ref
         (["x", "--from", "{text}"], "is no source for x: give a folder"),
         (["x", "--from", "{pets}", "--test-fraction", "1.5"], "a share between 0 and 1, not 1.5"),
         (["x", "--from", "{pets}", "--size", "200000"], "need 960.0 GB of memory"),
-        (["x", "--from", "{arrays}", "--size", "8"], "--size and --skip-bad are for folders of images"),
+        (["x", "--from", "{arrays}", "--skip-bad"], "--skip-bad is for folders of images"),
         (["x", "--from", "{arrays}", "--test-fraction", "0.1"], "has its own test set"),
         (["cifar10", "--size", "8"], "do not apply to the original files of cifar10"),
     ],
@@ -623,3 +624,16 @@ def test_a_terminal_that_is_not_utf8_and_python_without_docstrings(tmp_path):
 def test_a_set_with_a_known_name_but_other_files_is_recorded_as_given(tmp_path, out):
     run("cifar10", "--from", tree(tmp_path / "pets"))
     assert "not compared with the original files" in json.loads((out / "cifar10.json").read_text())["source"]
+
+
+@pytest.mark.parametrize("shape", [(30, 30), (30, 30, 3), (40, 30)])
+def test_arrays_are_resized_as_files_are(tmp_path, shape):
+    """An image of an .npz comes out as the same image from a .png, which the folder's reader cuts and resizes."""
+    pixels = np.random.RandomState(0).randint(0, 256, (8, *shape), dtype=np.uint8)
+    labels = np.arange(8) % 2
+    np.savez(tmp_path / "set.npz", x_train=pixels, y_train=labels, x_test=pixels[:2], y_test=labels[:2])
+    found = array_files.read(tmp_path / "set.npz", 12)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+        assert np.array_equal(found["x_train"][number], images.decode(tmp_path / f"{number}.png", 12)[0])
+    assert found["x_test"].shape == (2, 12, 12, 1 if len(shape) == 2 else 3)

@@ -133,9 +133,42 @@ def test_long_tail_of_an_unequal_set_starts_from_its_largest_class(bundled):
     """As of a set that is long-tailed already: enough images for the same tail, or too few for a flatter one."""
     unequal = bundled.long_tailed(10)
     assert unequal.long_tailed(100).counts == bundled.long_tailed(100).counts
-    with pytest.raises(CourseError, match=r"class 1 \(Trouser\), which has 774"):
+    with pytest.raises(CourseError, match=r"class 1 \(Trouser\), which has 774: .* the set as it is \(IMBALANCE = 0\)"):
         unequal.long_tailed(2)
     assert max(unequal.long_tailed(2, n_max=150).counts) == 150
+
+
+def test_a_set_as_it_is_keeps_every_image_under_its_name_and_is_ordered_by_frequency(tmp_path):
+    counts, named = [3, 9, 2, 9, 5], ["c", "a", "e", "b", "d"]
+    labels = np.random.RandomState(0).permutation(np.repeat(np.arange(5), counts))
+    images = np.repeat(labels, 16).reshape(-1, 4, 4, 1).astype(np.uint8)  # an image shows its number in the file
+    test = np.array([4, 0, 1, 2, 3, 1])
+    stored = {"x_train": images, "y_train": labels, "x_test": images[:6], "y_test": test, "classes": np.array(named)}
+    np.savez(tmp_path / "mine.npz", **stored)
+    whole = datasets.load("mine", tmp_path)
+    data = whole.long_tailed(0)
+    for found in (whole, data):
+        assert (found.counts, found.class_names) == ([9, 9, 5, 3, 2], ("a", "b", "d", "c", "e"))
+        assert found.train_images.tolist() == torch.from_numpy(images).permute(0, 3, 1, 2).tolist()
+        assert [found.class_names[c] for c in found.train_labels] == [named[c] for c in labels]
+        assert [found.class_names[c] for c in found.test_labels] == [named[c] for c in test]
+    assert (data.name, data.title, data.imbalance) == ("mine-asis", "mine as it is (IF 4.5)", 4.5)
+    assert "unbalanced, 1 to 2 images a class" in repr(data) and repr(data).count("\n") == 1
+
+
+def test_balanced_classes_keep_the_order_of_the_file(bundled):
+    data = bundled.long_tailed(0)
+    assert data.by_frequency() is data and data.train_labels is bundled.train_labels
+    assert data.warning == "" and data.title == "Fashion-MNIST as it is (IF 1)"
+
+
+def test_images_whose_sides_do_not_divide_are_refused_with_the_command_that_resizes(bundled):
+    bundled.check_divides(4)
+    odd = replace(bundled, name="mine", train_images=bundled.train_images[:, :, :-3, :-3])
+    with pytest.raises(
+        CourseError, match=r"multiples of 4, .* 25 x 25: `python -m data_prep mine --from PATH --size 24 --again`"
+    ):
+        odd.check_divides(4)
 
 
 @pytest.mark.parametrize(

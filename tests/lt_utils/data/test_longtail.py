@@ -269,3 +269,21 @@ def test_fewer_images_of_a_class_are_the_first_of_more():
     labels = np.arange(300) % 3
     large, small = (longtail.subset(labels, counts, seed=4).tolist() for counts in ([90, 50, 10], [20, 50, 5]))
     assert small == [*large[:20], *large[90:140], *large[140:145]]
+
+
+@pytest.mark.parametrize(
+    ("counts", "groups"),
+    [
+        ([60, 50, 40, 30, 20], "many many many medium few"),  # 3, 1 and 1 of five, as LDMLR's thirds
+        ([20, 30, 60, 50, 40], "few medium many many many"),  # by counts, in whatever order
+        ([60, 15], "many few"),
+        ([6, 5], "many few"),
+        ([100, 60, 60, 60, 60, 3], "many many many many many few"),  # equal counts stay together
+        ([60] * 10, "medium " * 10),  # nothing to divide
+        ([101, 30, 20, 19], "many medium medium few"),
+    ],
+)
+def test_a_set_without_a_large_class_is_grouped_by_thirds(counts, groups):
+    assert group_of(counts) == groups.split()
+    said = "thirds of the classes" in class_table(counts, "abcdefghij"[: len(counts)])
+    assert said == (max(counts) <= 100 and len(set(counts)) > 1)

@@ -87,7 +87,7 @@ def test_amounts_round_half_to_even_and_never_fall_below_five():
     [
         ([250, 50, 30], "few", "counts", "all, many, medium"),
         ([250, 110, 10], "medium", "counts", "all, many, few"),
-        ([250, 10], "few", "thirds", "all, many"),
+        ([250, 10], "medium", "thirds", "all, many, few"),
     ],
 )
 def test_a_group_without_a_class_is_refused_and_never_adds_nothing(counts, group, groups, others):

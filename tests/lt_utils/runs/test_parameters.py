@@ -58,7 +58,7 @@ COMMENTS = {
         ("SIZE", "large", "SIZE must be 'full' or 'mid' or '', not 'large'"),
         ("METHODS", ["CE", 3], r"METHODS has the entry 3, which must be text such as 'CE', not 3 \(int\)"),
         ("BASES", ["weak", "srtong"], "BASES has the entry 'srtong', which must be 'clean' or 'weak' or 'strong'"),
-        ("IMBALANCE", 0.9, "IMBALANCE must be a number from 1, not 0.9"),
+        ("IMBALANCE", 0.9, r"IMBALANCE must be a number from 1, not 0.9 \(0: the set as it is\)"),
         ("IMBALANCE", 1e9, "IMBALANCE must be at most 100000, not 1000000000.0"),
     ],
 )
@@ -82,6 +82,7 @@ def test_values_that_cannot_be_meant_are_refused(name, value, sentence):
         ("ARMS", [["balanced", 300, 64]]),
         ("DATASET", "my-birds"),
         ("IMBALANCE", 12.5),
+        ("IMBALANCE", 0),  # the set as it is
     ],
 )
 def test_values_that_may_be_meant_pass(name, value):
