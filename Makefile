@@ -1,10 +1,12 @@
 # Every target makes .venv first if it is missing or out of date, so each works as the first command after a clone.
-# Settable: PYTHON (3.11 to 3.13), JOBS (notebooks run at a time), AGAIN=1 (run finished ones anew), WORKERS (tests).
+# Settable: PYTHON (3.11 to 3.13), JOBS (notebooks run at a time), AGAIN=1 (run finished ones anew), WORKERS (tests),
+# CONFIG (what cluster-test runs).
 
 PYTHON ?=
 AGAIN ?=
 JOBS ?= 2
 WORKERS ?= 2
+CONFIG ?=
 VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
@@ -14,7 +16,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab exercises full bench notebooks lint lock
+.PHONY: help run test cluster-test lab exercises full bench notebooks lint lock
 
 help:
 	@echo "make run        the whole course on the bundled data, in minutes; ends with the path of its report"
@@ -22,6 +24,7 @@ help:
 	@echo "make lab        JupyterLab in notebooks/"
 	@echo "make exercises  a copy of the exercises to work in, my_exercises/; your work there is never overwritten"
 	@echo "make full       the full experiments on CIFAR-10/100-LT (config/cifar.yaml): a GPU and hours, or a cluster"
+	@echo "make cluster-test  batches on a small SLURM on this machine (apt install slurm-wlm munge), killed, cut off, cancelled"
 	@echo "make bench      speed beside other libraries"
 	@echo "make notebooks  execute all notebooks and solutions in place; make lint: check the style; make lock: compile the lock anew"
 
@@ -36,6 +39,10 @@ test: $(READY)
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope \
 		--nbval --nbval-current-env --nbval-cell-timeout 3000 \
 		$(if $(MAKE_TERMOUT),,--color=no) tests $(wildcard notebooks solutions)
+
+# On a SLURM that the test starts and ends itself. CONFIG=config/quick.yaml: the whole quick batch instead of two notebooks.
+cluster-test: $(READY)
+	@LT_CLUSTER_TEST=1 LT_CLUSTER_CONFIG=$(CONFIG) exec $(BIN)/python -m pytest -v tests/cluster
 
 lab: $(READY)
 	@exec $(BIN)/python -m jupyterlab --notebook-dir=.

@@ -7,10 +7,11 @@
 # A run is repeated when its `job` changed (its parameters, the notebook's code) or when a run that it builds on was repeated.
 
 import json
-import os
 import re
 import shlex
 import sys
+
+from course.batch.slurm import job_threads
 
 # Each notebook and those whose runs it builds on. Where there is a choice this order decides: it is that of the course, but
 # 08 comes before 07, which is shorter: at the end of a batch no core should wait for a long run.
@@ -55,6 +56,6 @@ for notebook, runs in PLAN.items():
         wildcard_constraints: run="|".join(map(re.escape, runs))
         params: job=lambda wildcards, runs=runs: json.dumps(runs[wildcards.run], sort_keys=True)
         resources: gpu=0 if notebook in TRAINS_NOTHING else config["gpu"]
-        threads: int(os.environ.get("LT_JOB_THREADS", 1))  # becomes OMP_NUM_THREADS of the job
+        threads: job_threads()  # becomes OMP_NUM_THREADS of the job; on a cluster the profile's cpus_per_task
         priority: -list({**BUILDS_ON, notebook: []}).index(notebook)
         shell: f"LT_NEEDS_GPU={{resources.gpu}} {PYTHON} -m course.batch.execute {{params.job:q}} {{input}}"

@@ -16,6 +16,7 @@ from statistics import median
 from benchmarks import page
 from benchmarks.measure import busy_process, measure
 from benchmarks.measures import IN_TORCHMETRICS, MEASURES
+from benchmarks.ranks import TASKS as RANKS
 from course.command import first_line
 from lt_utils.runs.provenance import surroundings
 
@@ -74,6 +75,20 @@ def beside_busy(rounds: int, seconds: float) -> dict:
     return rates | shares
 
 
+def by_processes(rounds: int, seconds: float) -> list[dict]:
+    """Images per second of a training on one thread, on two, and in two processes of one thread each, in turn."""
+    rows = []
+    for task in RANKS:
+        rates: dict[str, list[float]] = {"one": [], "threads": [], "processes": []}
+        for _ in range(rounds):
+            for side, processes, threads in (("one", 1, 1), ("threads", 1, 2), ("processes", 2, 2)):
+                how = (task, str(processes), "--seconds", str(seconds))
+                rates[side].append(measure("ranks", *how, OMP_NUM_THREADS=str(threads))["rate"])
+        rows.append({"name": task, **rates})
+        print(*page.processes_table(rows[-1:])[2:], sep="\n", flush=True)
+    return rows
+
+
 def time_measures(samples: int) -> list[dict]:
     """Seconds and memory of each measure of generated images, and torchmetrics' where it has that measure."""
     rows = []
@@ -117,6 +132,7 @@ def main() -> None:
     print(*page.fidelity_table(results["fidelity"]), sep="\n", flush=True)
     steps = take_turns("Class-balancing step", "images/s", "images", "ours/train", "ours/balanced", options.seconds)
     results["balancing"] = steps["ratio"]
+    results["ranks"] = by_processes(options.rounds, options.seconds / 2)
     results["samples"], results["measures"] = options.samples, time_measures(options.samples)
     results["made with"], results["finished"] = surroundings(), datetime.now(UTC).isoformat(timespec="seconds")
     page.write(results)

@@ -40,6 +40,22 @@ def fidelity_table(result: dict) -> list[str]:
     return lines
 
 
+def processes_table(rows: list[dict]) -> list[str]:
+    """The lines of the table of two processes that share each batch (benchmarks.ranks), ratios inside each round."""
+    lines = [
+        "| training, images/s | one thread | two threads | two processes | to one thread | to two threads |",
+        "|:--|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        ratios = [
+            [mine / theirs for mine, theirs in zip(row["processes"], row[side], strict=True)]
+            for side in ("one", "threads")
+        ]
+        cells = [rounded(median(row[side])) for side in ("one", "threads", "processes")]
+        lines.append(f"| {' | '.join([row['name'], *cells, *map(span, ratios)])} |")
+    return lines
+
+
 def short(value: float) -> str:
     """Three digits of a ratio: 1.71, 10.5, 1,940."""
     return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
@@ -102,6 +118,7 @@ def table(results: dict) -> str:
         "",
         f"A class-balancing step of the U-Net costs {span(results['balancing'])} plain steps.",
         "",
+        *(processes_table(results["ranks"]) + [""] if "ranks" in results else ()),
         *measures_table(results["measures"], results["samples"]),
         "",
         caption(results),

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -74,7 +75,7 @@ def is_damaged(path: Path) -> bool:
 def lock(folder: Path, name: str = ".lock", patience: float = 0.0) -> None:
     """Hold <folder>/<name> for the life of this process; asking again in the same process is fine.
 
-    Waits up to `patience` seconds for another holder, then raises CourseError with its process id.
+    Waits up to `patience` seconds for another holder, then raises CourseError with its process and machine.
     """
     path = folder / name
     if path in _locks:
@@ -94,7 +95,7 @@ def lock(folder: Path, name: str = ".lock", patience: float = 0.0) -> None:
         if error.errno not in NO_LOCKS:
             raise
     with suppress(OSError):  # Windows lets nobody read or write a locked file: the message then names no process
-        path.write_text(str(os.getpid()), encoding="utf-8")
+        path.write_text(f"{os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     _locks[path] = held
 
 

@@ -18,6 +18,11 @@ def log_to(path: Path | None) -> None:
     _log = path
 
 
+def log_file() -> Path | None:
+    """The file of `log_to`."""
+    return _log
+
+
 def duration(seconds: float) -> str:
     """A duration in words: 8 s, 3 min, 1 h 20 min."""
     if seconds < 90:

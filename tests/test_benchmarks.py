@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from benchmarks import encoder, fidelity, images, latent, measure, measures, vit
-from benchmarks.page import fidelity_table, measures_table, rounded, short, span
+from benchmarks import encoder, fidelity, images, latent, measure, measures, ranks, vit
+from benchmarks.page import fidelity_table, measures_table, processes_table, rounded, short, span
 from lt_utils.errors import CourseError
 from lt_utils.features.encoding import Encoded
 from lt_utils.models.unet import UNet
@@ -155,6 +155,13 @@ def test_the_page_tells_measures_and_ratios():
     assert "10,000 against 10,000" in lines[0]
     assert (short(1.7123), short(1943.0), rounded(0.54261), rounded(785.2)) == ("1.71", "1,940", "0.543", "785")
     assert span([2.0, 1.9, 1.95, 3.0, 1.5]) == "1.95 (1.9 to 2)"
+
+
+def test_processes_are_measured_together_and_their_table_has_ratios_of_each_round(tmp_path):
+    rate = ranks.measured("vit", 0.0, tmp_path / "rate.json")
+    assert 0 < rate == ranks.measured("vit", 0.0, tmp_path / "rate.json")
+    rows = [{"name": "a", "one": [100, 10], "threads": [100, 20], "processes": [150, 20]}]
+    assert processes_table(rows)[2] == "| a | 55 | 60 | 85 | 1.75 (1.62 to 1.88) | 1.25 (1.12 to 1.38) |"
 
 
 def test_timms_transformer_is_as_large_as_ours_and_takes_turns_with_it():

@@ -30,6 +30,7 @@ USED = {
     "ipykernel": ('kernel_name="python3"', "course/batch/execute.py"),
     "snakemake": ('"-m", "snakemake"', "course/batch/launch.py"),
     "ruff": ("$(BIN)/ruff", "Makefile"),
+    "snakemake-executor-plugin-slurm": ("executor: slurm", "profiles/slurm/config.yaml"),
     "nbval": ("--nbval", "Makefile"),
     "pytest-xdist": ("--dist loadscope", "Makefile"),
 }
@@ -49,7 +50,7 @@ def imported() -> set[str]:
                     modules |= {alias.name.split(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and node.level == 0:
                     modules.add(node.module.split(".")[0])
-    ours = {"lt_utils", "data_prep", "course", "experiments", "benchmarks", "conftest"}
+    ours = {"lt_utils", "data_prep", "course", "experiments", "benchmarks", "conftest", "small_slurm"}
     owners = packages_distributions()
     return {
         canonicalize_name(name)
@@ -68,7 +69,7 @@ def test_the_lock_names_versions_and_nothing_else():
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
 def test_the_lock_fits_pyproject(python):
     for name, requirement in DECLARED.items():
-        environment = {"python_version": python, "python_full_version": f"{python}.1"}
+        environment = {"python_version": python, "python_full_version": f"{python}.1", "sys_platform": "linux"}
         fitting = [
             locked
             for locked in LOCKED

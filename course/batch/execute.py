@@ -51,8 +51,8 @@ def run_one(job: dict, upstream: list[Path]) -> int:
         mark_done(folder)
         log_event(job, "kept")
         return 0
-    _prepare_folder(folder, fingerprint)
-    log_event(job, "start")
+    where = {"node": os.environ["SLURMD_NODENAME"]} if "SLURMD_NODENAME" in os.environ else {}
+    log_event(job, "start", goes_on=_prepare_folder(folder, fingerprint), **where)
     begin = time.monotonic()
     error = _execute(job, folder)
     seconds = round(time.monotonic() - begin, 1)
@@ -121,8 +121,12 @@ def mark_done(folder: Path) -> None:
     (folder / ".done").write_text(f"{about['fingerprint']} {about['finished']}\n")
 
 
-def _prepare_folder(folder: Path, fingerprint: str) -> None:
-    """Keep the folder if it holds this same run, killed in the middle: it goes on. Else move it aside and begin afresh."""
+def _prepare_folder(folder: Path, fingerprint: str) -> bool:
+    """Keep the folder if it holds this same run, killed in the middle: it goes on. Else move it aside and begin afresh.
+
+    Returns whether it goes on.
+    """
+    begun = {}
     if folder.exists():
         lock(folder, patience=PATIENCE)  # the kernel of a killed batch needs a second to notice
         unlock(folder)
@@ -130,9 +134,11 @@ def _prepare_folder(folder: Path, fingerprint: str) -> None:
         empty = all(path.name.startswith(".") for path in folder.iterdir())  # made by Snakemake just now
         if not empty and (begun.get("fingerprint") != fingerprint or (folder / "batch.json").exists()):
             move_aside(folder)
+            begun = {}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "begun.json", {"fingerprint": fingerprint})
     (folder / "failed.ipynb").unlink(missing_ok=True)
+    return bool(begun)
 
 
 def _execute(job: dict, folder: Path) -> str | None:
@@ -142,7 +148,7 @@ def _execute(job: dict, folder: Path) -> str | None:
     (folder / "parameters.yaml").write_text(values, encoding="utf-8")
     part = folder / "notebook.part.ipynb"
     os.environ |= folders()  # the kernel starts in the folder of notebooks
-    _take_gpu()
+    _take_gpus()
     with open(folder / "log.txt", "ab") as file:
         for descriptor in (1, 2):  # all that this process and its kernel print from here on
             os.dup2(file.fileno(), descriptor)
@@ -196,20 +202,30 @@ def lost_figures(stored: dict, executed: dict) -> str:
     return f"{has} figures, and the notebook makes {needs} at least: has a cell chosen another matplotlib backend?"
 
 
-def _take_gpu() -> None:
-    """Lock a GPU for a run that needs one: Snakemake counts GPUs (LT_GPUS lists them), but not which of them is free."""
+def _take_gpus() -> None:
+    """Lock the GPUs that a run needs: Snakemake counts them (LT_GPUS lists them), but not which of them are free.
+
+    Of several each gets a process of every training and sampling that can be divided (LT_RANKS).
+    """
+    needs, taken = int(os.environ.get("LT_NEEDS_GPU", "0")), []
+    if needs > 1:
+        os.environ["LT_RANKS"] = str(needs)
     numbers = [number for number in os.environ.get("LT_GPUS", "").split(",") if number]
-    if os.environ.get("LT_NEEDS_GPU", "0") == "0" or not numbers:
+    if not needs or not numbers:
         return
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         for number in numbers:
-            with contextlib.suppress(CourseError):
-                lock(root(), f".gpu-{number}.lock")
-                os.environ["CUDA_VISIBLE_DEVICES"] = number
-                return
+            if number not in taken and len(taken) < needs:
+                with contextlib.suppress(CourseError):
+                    lock(root(), f".gpu-{number}.lock")
+                    taken.append(number)
+        if len(taken) == needs:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
+            return
         time.sleep(0.5)
-    raise CourseError(f"No GPU is free ({', '.join(numbers)}): another batch uses them; start again when it has ended.")
+    free = f"Only {len(taken)} of {needs} GPUs are" if taken else "No GPU is"
+    raise CourseError(f"{free} free ({', '.join(numbers)}): another batch uses them; start again when it has ended.")
 
 
 def log_event(job: dict, event: str, **facts: object) -> None:
@@ -217,8 +233,12 @@ def log_event(job: dict, event: str, **facts: object) -> None:
     name = job["parameters"]["RUN"]
     events = root() / name.split("/")[0] / ".batch" / "events.jsonl"
     events.parent.mkdir(parents=True, exist_ok=True)  # started by hand, there may be no batch
+    # On a file system that nodes share, only who holds a lock appends where the file ends now.
+    with contextlib.suppress(CourseError):
+        lock(events.parent, ".events.lock", patience=PATIENCE)
     with open(events, "a", encoding="utf-8") as file:
         file.write(json.dumps({"event": event, "run": name, "time": time.time(), **facts}, ensure_ascii=False) + "\n")
+    unlock(events.parent, ".events.lock")
 
 
 def end_with_batch() -> None:

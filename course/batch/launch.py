@@ -14,11 +14,12 @@ import sys
 import time
 from pathlib import Path
 
-from course.batch import report
+from course.batch import report, slurm
 from course.batch.execute import is_current, is_finished
 from course.batch.monitor import ProgressMonitor
 from course.batch.plan import ONCE, Job, plan, read_config
 from course.command import first_line
+from lt_utils.cores import cores
 from lt_utils.errors import CourseError
 from lt_utils.files import REPOSITORY, lock, read_json, write_json
 from lt_utils.progress import duration
@@ -49,6 +50,12 @@ def run(config_path: Path, jobs: int = 1, again: bool = False, options: list[str
     except OSError as error:
         why = f"{folder} cannot be written ({error.strerror}); set LT_RUNS to a folder of your own."
         raise CourseError(why) from error
+    cluster = _is_cluster(options or [])
+    if cluster and (left := slurm.cancel_leftovers(folder / ".batch" / "snakemake.log")):
+        print(
+            f"Jobs that an earlier batch had left in SLURM's queue were cancelled: {left}; their runs go on.",
+            flush=True,
+        )
     # Without Snakemake's memory of parameters each finished run is looked at again: execute.py keeps what is right.
     forgotten = not (folder / ".snakemake").exists()
     for job in planned:
@@ -65,7 +72,7 @@ def run(config_path: Path, jobs: int = 1, again: bool = False, options: list[str
         todo = _to_do(command, environment, part)
         if not todo:
             continue
-        monitor = ProgressMonitor(folder, todo, jobs)
+        monitor = ProgressMonitor(folder, todo, jobs, cluster)
         heading = f"Part {number} of {len(parts)}: " if len(parts) > 1 else ""
         if heading and not ran:
             for job in parts[-1]:
@@ -73,7 +80,7 @@ def run(config_path: Path, jobs: int = 1, again: bool = False, options: list[str
                     (job.folder / "batch.json").unlink(missing_ok=True)
                     (job.folder / ".done").unlink(missing_ok=True)
         print(heading + monitor.opening(len(part)), flush=True)
-        status = _watch(command, environment, monitor)
+        status = _watch(command, environment, monitor, cluster)
         ran.append((status, monitor))
         # Before the report: a full disk may prevent that.
         print(_older(part) + monitor.closing(len(part), SAME_COMMAND[again]), flush=True)
@@ -117,17 +124,17 @@ def _older(planned: list[Job]) -> str:
 
 def _snakemake(planned: list[Job], gpu: int, folder: Path, jobs: int, options: list[str]) -> tuple[list[str], dict]:
     """Snakemake's command line and environment for this batch; writes the plan that the Snakefile reads."""
-    threads = _threads(jobs)
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    environment = os.environ | folders() | {"PYTHONPATH": path, "LT_JOB_THREADS": str(threads)}
+    environment = os.environ | folders() | {"PYTHONPATH": path}
     environment["PYTHONIOENCODING"] = "utf-8"  # of what Snakemake and its jobs write, whatever this terminal takes
-    if any(option.startswith(("--profile", "--executor", "-e")) for option in options):
-        local = ["--jobs", str(jobs)]  # a cluster: it counts the GPUs, and its jobs outlive this process
+    if _is_cluster(options):  # it counts GPUs and cores: the profile says how many a job gets, and uses
+        where = ["--jobs", str(jobs)]
+        environment["LT_JOB_THREADS"] = ""
     else:
-        gpus = _gpus()
-        gpu = gpu if gpus else 0
-        local = ["--cores", str(jobs * threads), "--resources", f"gpu={len(gpus)}"]
-        environment |= {"LT_GPUS": ",".join(gpus), "LT_BATCH": "1"}
+        gpus, threads = _gpus(), _threads(jobs)
+        gpu = min(gpu, len(gpus))
+        where = ["--cores", str(jobs * threads), "--resources", f"gpu={len(gpus)}"]
+        environment |= {"LT_GPUS": ",".join(gpus), "LT_BATCH": "1", "LT_JOB_THREADS": str(threads)}
     decide: dict[str, dict] = {}
     for job in planned:
         decide.setdefault(job.notebook, {})[job.run] = job.decides
@@ -137,12 +144,17 @@ def _snakemake(planned: list[Job], gpu: int, folder: Path, jobs: int, options: l
     # A killed Snakemake leaves its lock and half-done marks: ours is the lock that counts, and what was not finished
     # is begun again.
     command += ["--nolock", "--rerun-incomplete", "--keep-going", "--scheduler", "greedy"]
-    return [*command, "--rerun-triggers", "mtime", "params", *local, *options], environment
+    return [*command, "--rerun-triggers", "mtime", "params", *where, *options], environment
+
+
+def _is_cluster(options: list[str]) -> bool:
+    """Whether Snakemake's options leave the jobs to a cluster."""
+    return any(option.startswith(("--profile", "--executor", "-e")) for option in options)
 
 
 def _threads(jobs: int) -> int:
     """The threads of one notebook: what OMP_NUM_THREADS says, else an equal share of the cores. CourseError for no number."""
-    wish = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // jobs))
+    wish = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // jobs))
     if not wish.isdecimal() or int(wish) < 1:
         what = "OMP_NUM_THREADS, the threads of one notebook,"
         raise CourseError(f"{what} must be a whole number above 0, not {wish!r}.")
@@ -177,7 +189,7 @@ def error_summary(text: str) -> str:
     return " ".join(said.split())
 
 
-def _watch(command: list[str], environment: dict, monitor: ProgressMonitor) -> int:
+def _watch(command: list[str], environment: dict, monitor: ProgressMonitor, cluster: bool) -> int:
     """Start Snakemake, print what happens until it ends and return its status.
 
     KeyboardInterrupt by Ctrl-C, a signal, or the end of the make that started this: then all is ended before.
@@ -188,6 +200,8 @@ def _watch(command: list[str], environment: dict, monitor: ProgressMonitor) -> i
         # A session of its own: Ctrl-C reaches this process alone, which then ends the others in order. The pipe ends with
         # this process, and the jobs with the pipe: see execute.end_with_batch.
         streams = dict(stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
+        if cluster:  # where no job holds the other end of the pipe
+            streams["preexec_fn"] = slurm.ends_with_parent()
         process = subprocess.Popen(command, env=environment, start_new_session=True, **streams)
     try:
         while process.poll() is None:
@@ -201,7 +215,8 @@ def _watch(command: list[str], environment: dict, monitor: ProgressMonitor) -> i
             signal.signal(number, signal.SIG_IGN)
         with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(process.pid, signal.SIGINT)
-            process.wait(5)  # kernels follow their jobs within a second
+            # A cluster has to cancel its jobs; here kernels follow theirs within a second.
+            process.wait(slurm.PATIENCE if cluster else 5)
         raise
     finally:
         with contextlib.suppress(ProcessLookupError):

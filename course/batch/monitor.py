@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from course.batch.plan import Job
+from course.batch.slurm import SlurmLog
 from lt_utils.files import read_json
 from lt_utils.progress import duration
 
@@ -16,9 +17,9 @@ EVERY = 10.0  # seconds between two lines about what is running; longer in a lon
 
 
 class ProgressMonitor:
-    """Follows the jobs `todo` through their events (execute.log_event) and their progress.jsonl."""
+    """Follows the jobs `todo` through their events (execute.log_event) and their progress.jsonl; on a `cluster` also its."""
 
-    def __init__(self, folder: Path, todo: list[Job], jobs: int):
+    def __init__(self, folder: Path, todo: list[Job], jobs: int, cluster: bool = False):
         self.folder, self.jobs = folder, jobs
         self.todo = {job.parameters["RUN"]: job for job in todo}
         self.started: dict[str, float] = {}  # run -> time, in the order of their starts
@@ -34,6 +35,7 @@ class ProgressMonitor:
         self.begin = self.printed = time.time()
         self.events, self.read = folder / ".batch" / "events.jsonl", 0
         self.events.write_text("", encoding="utf-8")
+        self.cluster = SlurmLog(folder / ".batch" / "snakemake.log", self.todo) if cluster else None
 
     @property
     def running(self) -> list[str]:
@@ -54,8 +56,9 @@ class ProgressMonitor:
     def update(self) -> None:
         """Print what happened since the last call; from time to time also what is running."""
         lines = self.events.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last newline is incomplete
-        events, self.read = map(json.loads, lines[self.read :]), len(lines)
-        texts = [self._take(event) for event in events if event["run"] in self.todo]
+        events, self.read = list(map(json.loads, lines[self.read :])), len(lines)
+        events += self.cluster.news() if self.cluster else []
+        texts = [text for event in events if event["run"] in self.todo and (text := self._take(event))]
         pause = min(max(EVERY, (time.time() - self.begin) / 40), 600)
         if not texts and time.time() - self.printed >= pause:
             texts = [f"{self._name(run)}{self._progress(run)}" for run in self.running[:4]]
@@ -76,11 +79,21 @@ class ProgressMonitor:
         return "\n".join([*lines, f"When that is mended, {command} goes on; what is finished is not repeated."])
 
     def _take(self, event: dict) -> str:
-        """Note one event; returns what to print about it."""
+        """Note one event; returns what to print about it, "" if nothing."""
         run, job = event["run"], self.todo[event["run"]]
+        if event["event"] == "queued":
+            return f"{self._title(run)} waits in SLURM's queue as job {event['job']}"
+        if event["event"] == "lost" and event["state"] == "FAILED" and run in self.failed:
+            return ""  # it has said why
+        again = run in self.started
         self.started.setdefault(run, event["time"])
         if event["event"] == "start":
-            return f"{self._name(run)} · about {duration(self.expected([job])[0])}"
+            how = ["started again" if again else "", "goes on" if event.get("goes_on") else ""]
+            how += [f"on {event['node']}" if event.get("node") else "", f"about {duration(self.expected([job])[0])}"]
+            return " · ".join([self._name(run), *filter(None, how)])
+        if event["event"] == "lost":
+            self.failed[run] = event["error"]
+            return f"{self._name(run)} FAILED: {event['error']}"
         if event["event"] == "fail":
             self.failed[run] = event["error"]
             seen = f"how far it came and what it said: failed.ipynb and log.txt in {os.path.relpath(job.folder)}"

@@ -27,8 +27,10 @@ from lt_utils.diffusion.schedules import Schedule
 from lt_utils.errors import CourseError, choose
 from lt_utils.hashing import fingerprint
 from lt_utils.models.unet import UNet
+from lt_utils.training import ranks
 from lt_utils.training.devices import device
 from lt_utils.training.ema import EMA
+from lt_utils.training.launch import on_ranks
 from lt_utils.training.loop import train_to_end
 from lt_utils.training.lr_schedules import linear_warmup
 
@@ -130,6 +132,7 @@ def class_balancing_loss(
     return Terms(noise + regular + gamma * commitment, noise, regular, commitment)
 
 
+@on_ranks
 def train_generator(
     start: UNet,
     data: ImageData,
@@ -162,7 +165,7 @@ def train_generator(
         tau, label_dropout, objective: as in `class_balancing_loss`.
         prior: where y' comes from (see `label_prior`); default: as the mechanism says.
         seed, checkpoint, save_every, precision: as in `loop.train`; training goes on from the checkpoint.
-        compiled: through torch.compile; worth its minute in runs of an hour.
+        compiled: through torch.compile; worth its minute in runs of an hour. Of several processes none does so.
 
     Batches follow the class frequencies of `data`. Gradients are clipped to norm 1.
     Raises CourseError for an unknown mechanism, numbers out of range, or a network that does not take what the mechanism needs.
@@ -178,6 +181,7 @@ def train_generator(
     probabilities = label_prior(source, data.counts).to(device()) if chosen.balanced else None
     data = data.to(device())
     model = copy.deepcopy(start).requires_grad_(True).to(device(), memory_format=torch.channels_last)
+    compiled = compiled and ranks.place()[1] == 1
     if compiled:
         # torch keeps eight graphs of a forward and then gives up; those of earlier trainings would be among them.
         torch.compiler.reset()

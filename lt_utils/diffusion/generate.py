@@ -1,7 +1,8 @@
 """Samples from a diffusion model: a few at once, or many into a folder, shard by shard, with labels chosen beforehand.
 
 A shard is one file of images and labels, written whole or not at all. Its noise depends on (seed, shard) alone, so a run
-that was killed at any moment makes, when it is run again, the same images as one that was not: on a CPU to the last bit.
+that was killed at any moment makes, when it is run again, the same images as one that was not: on a CPU to the last bit. So do
+several processes (training/launch.py), which divide the shards among them.
 """
 
 import json
@@ -18,8 +19,9 @@ from lt_utils.diffusion.schedules import Schedule
 from lt_utils.diffusion.solvers import dpm_solver
 from lt_utils.errors import CourseError, choose
 from lt_utils.progress import track
-from lt_utils.training import checkpoints
+from lt_utils.training import checkpoints, ranks
 from lt_utils.training.devices import autocast, precision_for
+from lt_utils.training.launch import on_ranks
 from lt_utils.training.loop import step_seed
 
 SHARDS = "shard-[0-9][0-9][0-9][0-9][0-9].safetensors"
@@ -146,6 +148,7 @@ def balanced_labels(total: int, num_classes: int) -> Tensor:
     return torch.arange(total) % num_classes
 
 
+@on_ranks
 @torch.no_grad()
 def sample_to(
     folder: str | Path,
@@ -202,7 +205,9 @@ def sample_to(
         "notes": json.loads(json.dumps(notes or {})),  # as they come back from the file: a tuple is a list there
     }
     parts = labels.split(shard)
-    missing = _missing(folder, parts, facts)
+    missing = ranks.from_first(lambda: _missing(folder, parts, facts))
+    rank, processes = ranks.place()
+    missing = missing[rank::processes]
     was_training = denoiser.training
     denoiser.eval()
     try:
@@ -216,6 +221,7 @@ def sample_to(
                 x = walk(sampler, predict, schedule, x, steps, eta, noise)
             images = to_bytes(x) if as_bytes else x.clamp(-1, 1)
             checkpoints.save(_path(folder, number), {"images": images, "labels": parts[number]}, facts)
+        ranks.every(None)  # until all have finished
     finally:
         denoiser.train(was_training)
         files.unlock(folder)

@@ -12,10 +12,12 @@ from lt_utils.diffusion.schedules import Schedule
 from lt_utils.models.unet import UNet
 from lt_utils.training.devices import device
 from lt_utils.training.ema import EMA
+from lt_utils.training.launch import on_ranks
 from lt_utils.training.loop import train_to_end
 from lt_utils.training.lr_schedules import warmup_cosine
 
 
+@on_ranks
 def train_image_diffusion(
     data: ImageData,
     schedule: Schedule,

@@ -18,6 +18,7 @@ from lt_utils.features.statistics import class_means, class_spread, relative_len
 from lt_utils.models.resnet import ResNet
 from lt_utils.training import checkpoints
 from lt_utils.training.devices import autocast
+from lt_utils.training.ranks import each_part, first
 
 KINDS = ("clean", "weak", "strong", "mixed")
 
@@ -61,12 +62,13 @@ def encode_fast(model: ResNet, images: Tensor, batch_size: int = 128) -> Tensor:
     """
     model.eval()
     where = model.conv1.weight.device
-    parts = []
-    for part in images.split(batch_size):
+
+    def features(part: Tensor) -> Tensor:
         x = unit(part.to(where)) if part.dtype == torch.uint8 else part.to(where)
         with autocast(where):
-            parts.append(model.features(x).float())
-    return torch.cat(parts)
+            return model.features(x).float()
+
+    return torch.cat(each_part(features, images.split(batch_size)))
 
 
 def encode_views(encoded: Encoded, kind: str, count: int, seed: int = 0, path: str | Path | None = None) -> Views:
@@ -98,7 +100,7 @@ def encode_views(encoded: Encoded, kind: str, count: int, seed: int = 0, path: s
             rounds.append(_one_view(encoded.encoder, images, labels, kind))
     features, partners, share = (torch.stack(part) for part in zip(*rounds, strict=True))  # [K, N, D], [K, N], [K, N]
     views = Views(features, labels, partners, share)
-    if path is not None:
+    if path is not None and first():
         checkpoints.save(path, vars(views), facts)
     return views
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from lt_utils.data.augmentation import unit
 from lt_utils.errors import CourseError
 from lt_utils.models.heads import build_head
+from lt_utils.training.ranks import each_part
 
 # What the LDMLR encoders were trained with, in R, G, B order, for CIFAR-10 and CIFAR-100 alike.
 CIFAR_MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
@@ -137,7 +138,7 @@ def encode(model: nn.Module, images: Tensor, batch_size: int = 500) -> tuple[Ten
         raise CourseError(f"encode takes uint8 images, 0 .. 255, not {str(images.dtype).removeprefix('torch.')}.")
     was_training, where = model.training, next(model.parameters()).device
     model.eval()
-    features = [model.features(unit(part.to(where))) for part in images.split(batch_size)]
+    features = each_part(lambda part: model.features(unit(part.to(where))), images.split(batch_size))
     logits = [model.head(part) for part in features]
     model.train(was_training)
     return torch.cat(features), torch.cat(logits)

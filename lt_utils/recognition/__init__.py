@@ -1,6 +1,7 @@
 """Training classifiers on a long tail: losses, recipes for encoders, the second of two stages.
 
-The two stages of transformers are used through their module: `from lt_utils.recognition import masked`.
+The two stages of transformers, and several seeds as one batched network, are used through their modules:
+`from lt_utils.recognition import masked, together`.
 """
 
 from lt_utils.recognition.encoders import METHODS, RECIPES, build_encoder, encoder_loss, encoder_recipe, judge_for

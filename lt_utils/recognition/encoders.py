@@ -21,6 +21,7 @@ from lt_utils.recognition.losses import Loss, build_loss, log_prior
 from lt_utils.recognition.mixing import mixup, mixup_loss
 from lt_utils.recognition.sampling import StepLoss, deferred, in_order, resampled_order
 from lt_utils.training.devices import device
+from lt_utils.training.launch import on_ranks
 from lt_utils.training.loop import train_to_end
 from lt_utils.training.lr_schedules import cosine, multistep
 
@@ -196,6 +197,7 @@ def start_from(model: nn.Module, start: nn.Module) -> None:
     model.load_state_dict(given, strict=False)
 
 
+@on_ranks
 def train_encoder(
     data: ImageData,
     method: str = "ce-mixup",

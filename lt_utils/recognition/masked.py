@@ -20,6 +20,7 @@ from lt_utils.models.vit import VIT_SIZES, ViT, resize_positions
 from lt_utils.recognition.losses import as_shares, build_loss, label_shift, sigmoid_label_shift
 from lt_utils.recognition.mixing import cutmix, mixup, soft_targets
 from lt_utils.training.devices import device
+from lt_utils.training.launch import on_ranks
 from lt_utils.training.loop import train_to_end
 from lt_utils.training.lr_schedules import warmup_cosine
 
@@ -82,6 +83,7 @@ def adamw(model: nn.Module, lr: float, weight_decay: float, layer_decay: float =
     )
 
 
+@on_ranks
 def pretrain_masked(
     data: ImageData,
     *,
@@ -197,6 +199,7 @@ def finetune_loss(
     return lambda model, index: of_images(model, view(data.train_images[index], pad), data.train_labels[index])
 
 
+@on_ranks
 def finetune(
     model: ViT,
     data: ImageData,

@@ -132,6 +132,8 @@ class MoCo(nn.Module):
     Raises CourseError for a queue below 1 and a momentum outside 0..1.
     """
 
+    by_rows = False  # of several processes (training/ranks.py) each computes the whole
+
     def __init__(
         self, encoder: ResNet, dim: int = 64, queue: int = 1024, momentum: float = 0.99, temperature: float = 0.2
     ) -> None:

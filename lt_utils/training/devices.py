@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from lt_utils.cores import cores
 from lt_utils.errors import CourseError, choose
 
 SHARE = 0.7  # of a core that must be idle: a thread pays off only on one that it has nearly to itself
@@ -20,8 +21,19 @@ _usual: int | None = None  # threads of torch before the first training changed 
 
 
 def device() -> torch.device:
-    """The accelerator if there is one (CUDA, or Apple's MPS), else the CPU."""
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    """The accelerator if there is one (CUDA, or Apple's MPS), else the CPU.
+
+    Of several processes that torchrun started each takes its own. CourseError if there are fewer accelerators than processes.
+    """
+    if not torch.accelerator.is_available():
+        return torch.device("cpu")
+    if (processes := int(os.environ.get("LOCAL_WORLD_SIZE", 1))) > 1:
+        if processes > (there := torch.accelerator.device_count()):
+            raise CourseError(
+                f"{processes} processes need as many accelerators, and {there} can be used here: start {there}."
+            )
+        torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
+    return torch.accelerator.current_accelerator()
 
 
 def precision_for(where: torch.device) -> str:
@@ -40,11 +52,6 @@ def autocast(where: torch.device, precision: str = "auto") -> torch.autocast:
     choose("precision", precision, ("auto", "bf16", "fp32"))
     precision = precision_for(where) if precision == "auto" else precision
     return torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-def cores() -> int:
-    """CPU cores that this process may use; in a container or a batch job these can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def busy_ticks(text: str, allowed: set[int], polite: bool) -> int:

@@ -5,7 +5,8 @@
 
 Whatever a step draws at random (batch order, augmentation, noise, dropout) depends on (seed, step) alone, because torch
 is re-seeded before each step. So a resumed run continues exactly as the uninterrupted one would have, without saved
-generator states; on a CPU the result is the same to the last bit.
+generator states; on a CPU the result is the same to the last bit. So also several processes of torchrun train together without
+telling each other what they draw (ranks.py).
 """
 
 import math
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from lt_utils.errors import CourseError
 from lt_utils.progress import track
-from lt_utils.training import checkpoints
+from lt_utils.training import checkpoints, ranks
 from lt_utils.training.devices import autocast, choose_threads
 from lt_utils.training.ema import EMA
 from lt_utils.training.identity import identity
@@ -73,7 +74,7 @@ def _shuffled(n: int, seed: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
 
-def _seed_step(where: torch.device, seed: int) -> None:
+def seed_step(where: torch.device, seed: int) -> None:
     """What torch.manual_seed does for the CPU and the device of the training.
 
     For each other kind of device, torch.manual_seed notes where it was called from: milliseconds a step in a notebook.
@@ -154,8 +155,9 @@ def train(
     )
     average = ema.model if ema else None
     losses, start, spent = torch.full((steps,), math.nan, device=where), 0, 0.0
-    if checkpoint is not None and Path(checkpoint).exists():
+    if ranks.from_first(lambda: checkpoint is not None and Path(checkpoint).exists()):
         start, spent = checkpoints.resume_training(checkpoint, facts, model, optimizer, average, losses)
+    ranks.check_same(model, start)
     began = saved = time.monotonic()
     written = checkpoints.file_version(checkpoint)
     _latest[str(checkpoint)] = losses
@@ -177,7 +179,7 @@ def train(
             raise CourseError(
                 f"The loss is no longer a finite number from step {first} on: lower the learning rate or set grad_clip=1.0."
             )
-        if checkpoint is not None:
+        if checkpoint is not None and ranks.first():
             done = {"step": k, "seconds": state(k).seconds}
             checkpoints.save_training(checkpoint, facts | done, model, optimizer, average, losses)
             written = checkpoints.file_version(checkpoint)
@@ -187,15 +189,16 @@ def train(
     model.train()
     for k in range(start, steps):
         with FinishStep() as ctrl_c:
-            _seed_step(where, step_seed(seed, k))
+            seed_step(where, step_seed(seed, k))
             # Not waiting for the copy to end: a GPU gets its next step while it works on this one.
             index = batch_of(k, n, batch_size, seed).to(where, non_blocking=where.type == "cuda")
             for group, rate in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = rate * lr_schedule(k, steps)
-            with autocast(where, precision):
+            with autocast(where, precision), ranks.shared(model):
                 value = loss(model, index)
             optimizer.zero_grad(set_to_none=True)
             value.backward()
+            ranks.average_gradients(optimizer)
             if grad_clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
             optimizer.step()
@@ -203,10 +206,10 @@ def train(
                 ema.update(model, k)
             losses[k] = value.detach()
             last = k + 1 == steps
-            if last or ctrl_c.asked or time.monotonic() - saved > save_every:
+            if last or ranks.anywhere(ctrl_c.asked) or time.monotonic() - saved > save_every:
                 save(k + 1)
                 saved = time.monotonic()
-        if ctrl_c.asked:
+        if ranks.anywhere(ctrl_c.asked):
             raise KeyboardInterrupt(
                 f"stopped after step {k + 1} of {steps}" + ("; run again to go on from here" if checkpoint else "")
             )

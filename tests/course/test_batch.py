@@ -87,7 +87,7 @@ def wait_for(condition, seconds: float = 120) -> None:
 @pytest.mark.parametrize("wish", ["", "3"])
 def test_every_notebook_gets_its_share_of_the_cores(wish, course, notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", wish)
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(launch, "cores", lambda: 4)
     name = "01_long_tailed_data"
     tell = "import os\nrun.finish([], threads=os.environ['OMP_NUM_THREADS'])"
     notebook(tmp_path / "notebooks" / f"{name}.ipynb", PARAMETERS, OPEN.format(name=name), tell)
@@ -277,7 +277,7 @@ def test_stopped_and_killed_in_the_middle(course):
 
     running = start(slow)
     wait_for(began.exists)
-    with pytest.raises(CourseError, match=rf"Another run \(process {running.pid}\) is writing"):
+    with pytest.raises(CourseError, match=rf"Another run \(process {running.pid} on \S+\) is writing"):
         run(slow)
     before = finished()
     assert set(before) == {f"01 {RUN}"}
@@ -762,15 +762,34 @@ def test_runs_that_need_a_gpu_get_one_each_and_others_take_none(tmp_path, monkey
         monkeypatch.setenv("LT_GPUS", "0,1")
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "all")
         monkeypatch.setattr(execute, "PATIENCE", 0.1)
-        execute._take_gpu()  # asked for none
+        execute._take_gpus()  # asked for none
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "all" and not (tmp_path / ".gpu-1.lock").exists()
         monkeypatch.setenv("LT_NEEDS_GPU", "1")
-        execute._take_gpu()
+        execute._take_gpus()
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
         monkeypatch.setenv("LT_GPUS", "0")
         with pytest.raises(CourseError, match="No GPU is free"):
-            execute._take_gpu()
+            execute._take_gpus()
+        assert "LT_RANKS" not in os.environ
+        monkeypatch.setenv("LT_RANKS", "")  # given back at the end
+        monkeypatch.setenv("LT_NEEDS_GPU", "2")
+        monkeypatch.setenv("LT_GPUS", "0,1")
+        with pytest.raises(CourseError, match="Only 1 of 2 GPUs are free"):
+            execute._take_gpus()
+        monkeypatch.setenv("LT_GPUS", "0,1,2,3")
+        execute._take_gpus()
+        assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ["LT_RANKS"]) == ("1,2", "2")
+        assert not (tmp_path / ".gpu-3.lock").exists()
     finally:
         other.kill()
         other.wait()
-        files.unlock(tmp_path, ".gpu-1.lock")
+        for number in (1, 2):
+            files.unlock(tmp_path, f".gpu-{number}.lock")
+
+
+def test_a_machine_with_fewer_gpus_than_asked_for_gives_all_it_has(tmp_path, monkeypatch):
+    monkeypatch.setenv("LT_RUNS", str(tmp_path))
+    for there, given in (("", 0), ("3", 1), ("3,4,5", 2)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", there)
+        launch._snakemake([], 2, tmp_path, 1, [])
+        assert files.read_json(tmp_path / ".batch" / "plan.json")["gpu"] == given

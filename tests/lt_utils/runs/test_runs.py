@@ -230,7 +230,7 @@ def test_a_folder_that_another_process_writes_is_refused(course):
     other = subprocess.Popen([sys.executable, "-c", HOLD, folder, "60"], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(CourseError, match=f"process {other.pid}. is writing"):
+        with pytest.raises(CourseError, match=rf"process {other.pid} on \S+ is writing"):
             open_run("03_encoders", PARAMETERS | {"RUN": "one"})
     finally:
         other.kill()
