@@ -145,20 +145,24 @@ def _spread_out(mean: float, error: float, count: int, random: Random) -> Tensor
     "11.4",
     "you tell a difference, its absence, and not knowing apart",
     "Half the interval is student(n) * std / sqrt(n). Inside -margin .. margin: alike. Else, away from 0: different. Else: open.",
-    over=("alike", "different", "open", "small but certain", "wide") * 6,
+    over=("alike", "different", "behind", "open", "small but certain", "wide") * 6,
 )
 def verdict(answer: Callable, random: Random, kind: str) -> Refusals:
     """answer(differences [S], margin) -> "alike", "different" or "open"."""
     count, margin = 3 if kind == "open" else random.whole(3, 8), random.between(0.8, 2)
-    reach, sign = STUDENT[count - 2], random.whole(0, 1) * 2 - 1
+    reach, sign = (
+        STUDENT[count - 2],
+        1 if kind == "different" else -1 if kind == "behind" else random.whole(0, 1) * 2 - 1,
+    )
     mean, half = {
         "alike": (0.3 * margin, 0.5 * margin),
         "different": (4 * margin, 1.5 * margin),
+        "behind": (4 * margin, 1.5 * margin),
         "open": (1.5 * margin, 2.2 * margin),
         "small but certain": (0.5 * margin, 0.3 * margin),  # away from 0, yet nowhere beyond the margin
         "wide": (0.1 * margin, 3 * margin),  # far from significant, and no proof of anything
     }[kind]
-    right = {"small but certain": "alike", "wide": "open"}.get(kind, kind)
+    right = {"behind": "different", "small but certain": "alike", "wide": "open"}.get(kind, kind)
     given = answer(_spread_out(sign * mean, half / reach, count, random), margin)
     if given is None:
         raise Wrong("The function gives None: a return is missing.")
@@ -172,7 +176,7 @@ def verdict(answer: Callable, random: Random, kind: str) -> Refusals:
         '"alike".': kind == "small but certain" and given == "different",
         'The whole interval lies within the margin: that is "alike".': kind in ("alike", "small but certain"),
         "The interval lies on one side of 0 and reaches beyond the margin. On which side does not matter: that is "
-        '"different".': kind == "different",
+        '"different".': kind in ("different", "behind"),
         'The interval holds 0 and reaches beyond the margin: that is "open". With few seeds its half is student(n) standard '
         "errors, 4.3 for three, not 2.": kind in ("open", "wide"),
     }

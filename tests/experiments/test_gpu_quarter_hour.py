@@ -115,7 +115,7 @@ def test_a_dry_run_of_all_jobs_survives_a_failure_and_repeats_only_that(packed, 
     assert failed == ["cbdm made-if5 regular"]
     assert "is not a readable checkpoint of this course" in parts[failed[0]]["error"]
     for record in parts.values():
-        assert record["seconds"] > 0 and record["device"].startswith("CPU") and "commit" in record
+        assert record["seconds"] >= 0 and record["device"].startswith("CPU") and "commit" in record
     assert parts["speed made-if5 unet"]["rows"][0]["images/s"] > 0
     assert set(parts["ce made-if5 seed1"]["scores"]) == {"plain", "label shift"}
     assert "first stage" in parts["wcdas made-if5 seed0"]
