@@ -27,11 +27,10 @@ from lt_utils.diffusion.schedules import Schedule
 from lt_utils.errors import CourseError, choose
 from lt_utils.hashing import fingerprint
 from lt_utils.models.unet import UNet
-from lt_utils.training import ranks
 from lt_utils.training.devices import device
 from lt_utils.training.ema import EMA
 from lt_utils.training.launch import on_ranks
-from lt_utils.training.loop import train_to_end
+from lt_utils.training.loop import compile_for_training, train_to_end
 from lt_utils.training.lr_schedules import linear_warmup
 
 
@@ -181,12 +180,7 @@ def train_generator(
     probabilities = label_prior(source, data.counts).to(device()) if chosen.balanced else None
     data = data.to(device())
     model = copy.deepcopy(start).requires_grad_(True).to(device(), memory_format=torch.channels_last)
-    compiled = compiled and ranks.place()[1] == 1
-    if compiled:
-        # torch keeps eight graphs of a forward and then gives up; those of earlier trainings would be among them.
-        torch.compiler.reset()
-    # Full and last batches of an epoch differ in length: two static graphs are faster than one dynamic one.
-    forward = torch.compile(model, dynamic=False) if compiled else model
+    forward = compile_for_training(model) if compiled else model
 
     def loss(_: nn.Module, index: Tensor) -> Tensor:
         images, labels = data.train_images[index], data.train_labels[index]

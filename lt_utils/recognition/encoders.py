@@ -22,7 +22,7 @@ from lt_utils.recognition.mixing import mixup, mixup_loss
 from lt_utils.recognition.sampling import StepLoss, deferred, in_order, resampled_order
 from lt_utils.training.devices import device
 from lt_utils.training.launch import on_ranks
-from lt_utils.training.loop import train_to_end
+from lt_utils.training.loop import compile_for_training, train_to_end
 from lt_utils.training.lr_schedules import cosine, multistep
 
 
@@ -222,7 +222,8 @@ def train_encoder(
 
     augment: "weak", "autoaugment" (with Cutout) or "strong". alpha: of mixup; None: 0.5 for "ce-mixup", else no mixup.
     start: a network whose weights, all but its head's, the training starts from. compiled: through torch.compile, on a GPU
-    as CUDA graphs: there the launches of a small network's kernels take longer than their work. RECIPES: the papers' settings.
+    as CUDA graphs: there the launches of a small network's kernels take longer than their work (of several processes none
+    does so). RECIPES: the papers' settings.
     Raises CourseError for an unknown method or augmentation, and for a start of another architecture.
     """
     data = data.to(device())
@@ -237,8 +238,8 @@ def train_encoder(
         recipe += f", from {body_key(start)}"
     options = dict(steps=steps, batch_size=batch_size, seed=seed)
     loss = encoder_loss(method, data, data.size // 8, augment, alpha, **options)
-    if compiled:  # a full and a last batch: two static graphs
-        forward = torch.compile(model, dynamic=False, mode="reduce-overhead" if device().type == "cuda" else "default")
+    if compiled:
+        forward = compile_for_training(model, "reduce-overhead" if device().type == "cuda" else "default")
     return train_to_end(
         model,
         (lambda _, index: loss(forward, index)) if compiled else loss,

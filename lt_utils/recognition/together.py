@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
 from lt_utils.data.datasets import ImageData
-from lt_utils.errors import CourseError, choose
+from lt_utils.errors import CourseError
 from lt_utils.models.resnet import ResNet
 from lt_utils.recognition.encoders import build_encoder, encoder_loss, mixing
 from lt_utils.recognition.sampling import StepLoss
 from lt_utils.training.devices import device
-from lt_utils.training.loop import batch_of, seed_step, step_now, step_seed, train_to_end
+from lt_utils.training.loop import batch_of, compile_for_training, seed_step, step_now, step_seed, train_to_end
 from lt_utils.training.lr_schedules import cosine
 
 
@@ -59,12 +59,12 @@ class Together(nn.Module):
 
 
 def joint_loss(
-    losses: Sequence[StepLoss], seeds: Sequence[int], n: int, batch_size: int, forward: Callable | None = None
+    losses: Sequence[StepLoss], seeds: Sequence[int], n: int, batch_size: int, forward: nn.Module
 ) -> StepLoss:
     """loss(model, index) of a `Together`: the sum over the networks, which leaves each its own gradient.
 
     losses: loss(model, index) of each seed. Each is called twice: first to see which images it draws, then with the logits of all
-    networks at hand; that is cheap where a network is not. forward: in the place of the model, such as its compiled form.
+    networks at hand; that is cheap where a network is not. forward: the model, or its compiled form.
     """
 
     def loss(model: Together, _: Tensor) -> Tensor:
@@ -87,8 +87,7 @@ def joint_loss(
 
         each(note)
         # Side by side as channels, so that the memory stays channels-last.
-        run = model if forward is None else forward
-        logits = run(torch.cat(drawn, dim=1).unflatten(1, (len(drawn), -1)))
+        logits = forward(torch.cat(drawn, dim=1).unflatten(1, (len(drawn), -1)))
         return torch.stack(each(lambda number, _: logits[:, number])).sum()
 
     return loss
@@ -122,9 +121,6 @@ def train_encoders(
     seeds = list(seeds)
     if not seeds or len(set(seeds)) < len(seeds):
         raise CourseError(f"Give at least one seed, and each once, not {seeds}.")
-    if compiled:
-        choose("mode of torch.compile", compiled, ("default", "reduce-overhead"))
-        torch.compiler.reset()  # of earlier trainings: it keeps eight graphs of a forward
     data, n = data.to(device()), len(data.train_labels)
     steps = epochs * math.ceil(n / batch_size)
     model = Together([build_encoder(data, method, depth, width, seed) for seed in seeds])
@@ -132,8 +128,7 @@ def train_encoders(
         encoder_loss(method, data, data.size // 8, augment, alpha, steps=steps, batch_size=batch_size, seed=seed)
         for seed in seeds
     ]
-    # Full and last batches of an epoch differ in length: two static graphs are faster than one dynamic one.
-    forward = torch.compile(model, dynamic=False, mode=compiled) if compiled else None
+    forward = compile_for_training(model, compiled) if compiled else model
     train_to_end(
         model,
         joint_loss(losses, seeds, n, batch_size, forward),

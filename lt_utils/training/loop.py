@@ -22,7 +22,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from lt_utils.errors import CourseError
+from lt_utils.errors import CourseError, choose
 from lt_utils.progress import track
 from lt_utils.training import checkpoints, ranks
 from lt_utils.training.devices import autocast, choose_threads
@@ -72,6 +72,20 @@ def batch_of(k: int, n: int, batch_size: int, seed: int) -> Tensor:
 @lru_cache(maxsize=4)  # one epoch of each training that is under way, not one permutation a step
 def _shuffled(n: int, seed: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+
+
+def compile_for_training(model: nn.Module, mode: str = "default") -> nn.Module:
+    """`model` through torch.compile for one training; where several processes train it (ranks.py), the model as it is.
+
+    mode: "default", or "reduce-overhead", with CUDA graphs. CourseError for another one.
+    """
+    choose("mode of torch.compile", mode, ("default", "reduce-overhead"))
+    if ranks.place()[1] > 1:
+        return model
+    # torch keeps eight graphs of a forward and then gives up; those of earlier trainings would be among them.
+    torch.compiler.reset()
+    # Full and last batches of an epoch differ in length: two static graphs are faster than one dynamic one.
+    return torch.compile(model, dynamic=False, mode=mode)
 
 
 def seed_step(where: torch.device, seed: int) -> None:

@@ -675,3 +675,13 @@ def test_device_is_the_accelerator_if_there_is_one(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
     assert devices.device() == torch.device("mps")
+
+
+def test_a_network_that_several_processes_train_is_not_compiled(monkeypatch):
+    model = torch.nn.Linear(2, 2)
+    monkeypatch.setattr(torch, "compile", lambda network, **options: ("compiled", network, options))
+    assert loop.compile_for_training(model) == ("compiled", model, {"dynamic": False, "mode": "default"})
+    monkeypatch.setattr(loop.ranks, "place", lambda: (1, 2))
+    assert loop.compile_for_training(model, "reduce-overhead") is model
+    with pytest.raises(CourseError, match="mode of torch.compile"):
+        loop.compile_for_training(model, "fast")
