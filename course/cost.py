@@ -34,10 +34,8 @@ def image_passes(job: Job) -> float:
     if job.notebook.startswith("04"):
         return 0 if known.get("GENERATOR") else known["STEPS"] * known["BATCH"]
     if job.notebook.startswith("06"):
-        balanced = {
-            arm: 2 if arm.startswith("balanced") else 1 for arm, *_ in known["ARMS"]
-        }  # each image under two labels
-        arms = sum(balanced[arm] * steps * batch for arm, steps, batch in known["ARMS"])
+        # A balanced arm sees each image under two labels.
+        arms = sum((2 if arm.startswith("balanced") else 1) * steps * batch for arm, steps, batch in known["ARMS"])
         return known["RUNS"] * (arms + known["TRAIN_STEPS"] * known["BATCH"])
     if job.notebook.startswith("11"):
         pretrained = [start for start in known["STARTS"] if start != "scratch"]

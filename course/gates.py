@@ -119,12 +119,14 @@ def parameters(notebook: dict) -> Iterator[str]:
         yield f"cell {more[0][0]}: a cell tagged `more-parameters` is folded (jupyter.source_hidden)"
     for number, source in [*tagged, *((number, source) for number, _, source in more)]:
         yield from _literals(number, source)
-        yield from _seen_by_papermill(number, source)
     if (lines := len(tagged[0][1].splitlines())) > PARAMETERS:
         yield f"cell {tagged[0][0]}: {lines} parameters; at most {PARAMETERS}, the others folded (`more-parameters`)"
 
 
 def _literals(number: int, source: str) -> Iterator[str]:
+    """That papermill can set every parameter and lists it: it reads line by line, and leaves out one with a second "="."""
+    from papermill.translators import PythonTranslator  # half a second, which only this gate needs
+
     try:
         found = assignments(source)
     except (SyntaxError, ValueError) as error:
@@ -132,6 +134,7 @@ def _literals(number: int, source: str) -> Iterator[str]:
         return
     tokens = tokenize.generate_tokens(StringIO(source).readline)
     commented = {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
+    listed = {parameter.name for parameter in PythonTranslator.inspect(NotebookNode(source=source))}
     for name, value in found:
         try:
             ast.literal_eval(value)
@@ -139,19 +142,7 @@ def _literals(number: int, source: str) -> Iterator[str]:
             yield f"cell {number}: {name} is derived; papermill cannot reach it, so it belongs in the next cell"
         if value.end_lineno not in commented:
             yield f"cell {number}: {name} has no comment on its line"
-
-
-def _seen_by_papermill(number: int, source: str) -> Iterator[str]:
-    """That papermill lists every parameter: it reads line by line, and leaves out one with a second "="."""
-    from papermill.translators import PythonTranslator  # half a second, which only this gate needs
-
-    try:
-        names = [name for name, _ in assignments(source)]
-    except (SyntaxError, ValueError):  # said above
-        return
-    seen = {parameter.name for parameter in PythonTranslator.inspect(NotebookNode(source=source))}
-    for name in names:
-        if name not in seen:
+        if name not in listed:
             yield f"cell {number}: papermill --help-notebook does not list {name}: write its line without a second `=`"
 
 

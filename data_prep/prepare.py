@@ -31,9 +31,8 @@ class Request:
     imbalance: float | None = None  # cut the training set to a long tail; its list of images is written
     profile: str = "exponential"
     n_max: int | None = None
-    indices: str | None = (
-        None  # a path: where the list is written, or without an imbalance the list to take the images of
-    )
+    # A path: where the list is written, or without an imbalance the list to take the images of.
+    indices: str | None = None
 
     @property
     def cuts(self) -> bool:
@@ -138,7 +137,7 @@ def _cut(
     cut = whole | {key: whole[key][kept] for key in ("x_train", "y_train")}
     npz.check_arrays(cut, name)
     described = {"rule": rule, "of": of, "of_training_images": len(whole["y_train"]), "source": facts["source"]}
-    if request.indices is None or request.imbalance is not None or Path(request.indices) != list_path:
+    if request.imbalance is not None or Path(str(request.indices)) != list_path:  # not the one that was read
         said = subsets.write(list_path, kept, whole, described)
         print(
             f"{name}: wrote {list_path}, .npy and .json (SHA-256 of its images {said['sha256_of_image'][:12]}…)",

@@ -93,7 +93,7 @@ def is_current(folder: Path, job: dict, profile: Path) -> bool:
     built_on = about.get("upstream")
     if about.get("job") != job_hash(job) or built_on is None or not is_finished(folder):
         return False
-    expected = {folder / ".done": f"{about['fingerprint']} {about['finished']}\n"}  # as mark_done writes it
+    expected = {folder / ".done": _mark(about)}
     expected |= {profile / path: text for path, text in built_on.items()}
     try:
         return all(path.read_text() == text for path, text in expected.items())
@@ -118,7 +118,12 @@ def mark_done(folder: Path) -> None:
     Its content changes with every execution: Snakemake repeats no run for an input that is newer but has the same content.
     """
     about = read_json(folder / "batch.json")
-    (folder / ".done").write_text(f"{about['fingerprint']} {about['finished']}\n")
+    (folder / ".done").write_text(_mark(about))
+
+
+def _mark(about: dict) -> str:
+    """What stands in the .done of a finished run, whose batch.json holds `about`."""
+    return f"{about['fingerprint']} {about['finished']}\n"
 
 
 def _prepare_folder(folder: Path, fingerprint: str) -> bool:

@@ -38,8 +38,8 @@ def job_threads() -> int:
     If the batch says none they are all of these cores: how many the machine has that the batch was started on means
     nothing here.
     """
-    said, given = int(os.environ.get("LT_JOB_THREADS") or 0), slurm_cores() or 0
-    return min(said or given, given or said) or 1
+    said = int(os.environ.get("LT_JOB_THREADS") or 0)
+    return min(filter(None, (said, slurm_cores())), default=1)
 
 
 def cancel_leftovers(log: Path) -> int:
@@ -83,11 +83,9 @@ class SlurmLog:
 
     def __init__(self, path: Path, runs: Iterable[str]):
         self.path, self.runs = path, {tuple(run.split("/")[1:]): run for run in runs}
-        self.read, self.rest, self.said = (
-            0,
-            "",
-            "",
-        )  # bytes read, the line that is not whole yet, the last error's message
+        self.rules = {(notebook[3:], name): run for (notebook, name), run in self.runs.items()}  # a rule has no number
+        self.read, self.rest = 0, ""  # bytes read, and the line that is not whole yet
+        self.said = ""  # the message of the last error
 
     def news(self) -> list[dict]:
         """Events since the last call: "queued" with its job, and "lost" with the error and SLURM's `state` of the job."""
@@ -103,10 +101,8 @@ class SlurmLog:
 
     def _take(self, line: str) -> dict | None:
         if found := SUBMITTED.search(line):
-            job, rule, name = found.groups()
-            run = next(
-                (run for (notebook, other), run in self.runs.items() if (notebook[3:], other) == (rule, name)), None
-            )
+            job, *rule = found.groups()
+            run = self.rules.get(tuple(rule))
             return run and {"event": "queued", "run": run, "time": time.time(), "job": job}
         if line.startswith(("Error in rule ", MESSAGE)):
             self.said = line.removeprefix(MESSAGE)

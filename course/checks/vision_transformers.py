@@ -150,10 +150,8 @@ def _spread_out(mean: float, error: float, count: int, random: Random) -> Tensor
 def verdict(answer: Callable, random: Random, kind: str) -> Refusals:
     """answer(differences [S], margin) -> "alike", "different" or "open"."""
     count, margin = 3 if kind == "open" else random.whole(3, 8), random.between(0.8, 2)
-    reach, sign = (
-        STUDENT[count - 2],
-        1 if kind == "different" else -1 if kind == "behind" else random.whole(0, 1) * 2 - 1,
-    )
+    reach = STUDENT[count - 2]
+    sign = {"different": 1, "behind": -1}.get(kind) or random.whole(0, 1) * 2 - 1
     mean, half = {
         "alike": (0.3 * margin, 0.5 * margin),
         "different": (4 * margin, 1.5 * margin),

@@ -190,13 +190,10 @@ class _BatchNorm(torch.autograd.Function):
     def forward(ctx, x, running_mean, running_variance, weight, bias, momentum, eps, own, total):
         number = total * x[0, 0].numel()  # of values that a mean is taken of
         share = (own.stop - own.start) / total
-        copies = (
-            running_mean.clone(),
-            running_variance.clone(),
-        )  # in float32 where x is in bfloat16: so are the answers then
-        mean, variance = (
-            moment.double() for moment in torch.batch_norm_update_stats(x, *copies, 0.0)
-        )  # [C], of own rows
+        # The answers are in float32 where x is in bfloat16, as these copies are.
+        copies = running_mean.clone(), running_variance.clone()
+        mean, variance = torch.batch_norm_update_stats(x, *copies, 0.0)  # [C], of own rows
+        mean, variance = mean.double(), variance.double()
         moments = share * torch.stack([mean, variance + mean**2])
         _together(dist.all_reduce, moments)
         mean, variance = moments[0], moments[1] - moments[0] ** 2  # in float64: the difference keeps its digits
