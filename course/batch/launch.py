@@ -63,7 +63,7 @@ def run(config_path: Path, jobs: int = 1, again: bool = False, options: list[str
             move_aside(job.folder)
         elif forgotten or not is_finished(job.folder):
             (job.folder / ".done").unlink(missing_ok=True)
-    ran: list[tuple[int, ProgressMonitor]] = []
+    went_well: list[bool] = []  # of each part that was run
     parts = slices(planned)
     for number, part in enumerate(parts, 1):
         if len(parts) > 1 and all(is_current(job.folder, job.decides, folder) for job in part):
@@ -74,24 +74,29 @@ def run(config_path: Path, jobs: int = 1, again: bool = False, options: list[str
             continue
         monitor = ProgressMonitor(folder, todo, jobs, cluster)
         heading = f"Part {number} of {len(parts)}: " if len(parts) > 1 else ""
-        if heading and not ran:
-            for job in parts[-1]:
-                if job.notebook in ONCE:  # it gathers the runs of the other parts, of which its Snakemake does not know
-                    (job.folder / "batch.json").unlink(missing_ok=True)
-                    (job.folder / ".done").unlink(missing_ok=True)
+        if heading and not went_well:
+            _forget_gathered(parts[-1])
         print(heading + monitor.opening(len(part)), flush=True)
         status = _watch(command, environment, monitor, cluster)
-        ran.append((status, monitor))
+        went_well.append(not (status or monitor.failed))
         # Before the report: a full disk may prevent that.
         print(_older(part) + monitor.closing(len(part), SAME_COMMAND[again]), flush=True)
         if status and not monitor.failed:
             print(f"Snakemake ended with status {status}: see {os.path.relpath(folder / '.batch' / 'snakemake.log')}.")
     page = os.path.relpath(report.build(folder, planned))
-    if not ran:
+    if not went_well:
         print(f"{_older(planned)}Nothing to do: all {len(planned)} runs are finished. Report: {page}")
         return 0
     print(f"{duration(time.monotonic() - begin)} in all. Report: {page}")
-    return 1 if any(status or monitor.failed for status, monitor in ran) else 0
+    return 0 if all(went_well) else 1
+
+
+def _forget_gathered(last: list[Job]) -> None:
+    """Let what runs once run again: it gathers the runs of the other parts, of which its own Snakemake does not know."""
+    for job in last:
+        if job.notebook in ONCE:
+            (job.folder / "batch.json").unlink(missing_ok=True)
+            (job.folder / ".done").unlink(missing_ok=True)
 
 
 def slices(planned: list[Job]) -> list[list[Job]]:

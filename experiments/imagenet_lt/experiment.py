@@ -25,7 +25,6 @@ from data_prep.lists import formats
 from data_prep.lists.image_files import ImageFiles
 from experiments.imagenet_lt import livt
 from experiments.imagenet_lt.encoder import ResNet10, encode_files, train_encoder
-from experiments.imagenet_lt.livt import check_part
 from lt_utils.data import datasets
 from lt_utils.data.longtail import group_indices
 from lt_utils.diffusion.feature_diffusion import train_feature_diffusion
@@ -36,7 +35,7 @@ from lt_utils.features.retraining import result_rows, retrain_head, test_scores
 from lt_utils.files import is_name, read_yaml
 from lt_utils.models.heads import HEADS, build_head
 from lt_utils.runs.folder import Run, lock_run_folder, root
-from lt_utils.runs.parameters import MOST_SEED
+from lt_utils.runs.parameters import MOST_SEED, check_part
 from lt_utils.training import checkpoints
 from lt_utils.training.devices import device
 from lt_utils.viz.tables import markdown

@@ -13,8 +13,8 @@ from lt_utils.models.mae import MaskedAutoencoder, kept_patches
 from lt_utils.models.vit import VIT_SIZES, ViT
 from lt_utils.recognition.losses import build_loss
 from lt_utils.recognition.masked import balanced_scores
-from lt_utils.runs import parameters
 from lt_utils.runs.folder import Run, lock_run_folder, root
+from lt_utils.runs.parameters import check_part
 from lt_utils.training import checkpoints
 from lt_utils.training.devices import device
 from lt_utils.viz.tables import markdown
@@ -37,14 +37,6 @@ METHOD |= {"layer_decay": 0.75, "drop_path": 0.1, "loss": "bal-bce", "settings":
 METHOD |= {"randaugment": True, "erasing": 0.25}
 SECTION = {"network": NETWORK, "pretraining": PRETRAINING, "methods": {"LiVT": METHOD}, "at_once": 256}
 READ_OUTS = ("ce", "bal-ce", "bce", "bal-bce")  # losses whose exact read-out is known
-
-
-def check_part(values: object, known: dict, where: str) -> None:
-    """Refuse a part of a configuration that lacks a key of `known`, has another, or a value of another kind."""
-    if not isinstance(values, dict) or (missing := [name for name in known if name not in values]):
-        lacks = "nothing" if not isinstance(values, dict) else f"no {missing[0]}"
-        raise CourseError(f"{where} says {lacks}: it needs {', '.join(known)}.")
-    parameters.check(values, known, where)
 
 
 def check_section(section: object, where: str) -> None:

@@ -132,6 +132,14 @@ def check(
             raise CourseError(f"{notebook}: parameter {name}{wrong}.")
 
 
+def check_part(values: object, known: Mapping[str, object], where: str) -> None:
+    """`check`, and refuse what is no mapping or lacks a key of `known`: of a part of a configuration that must say all."""
+    if not isinstance(values, dict) or (missing := [name for name in known if name not in values]):
+        lacks = "nothing" if not isinstance(values, dict) else f"no {missing[0]}"
+        raise CourseError(f"{where} says {lacks}: it needs {', '.join(known)}.")
+    check(values, known, where)
+
+
 def _wrong(name: str, value: object, default: object, note: str) -> str:
     """What is wrong with a value, to be said after its name: " must be a number from 1, not -1"; "" if nothing is."""
     if default is None:
