@@ -32,20 +32,6 @@ def whole(tmp_path, monkeypatch):
     return arrays
 
 
-@pytest.fixture
-def refused(capsys):
-    """Run the command, expect status 2 and one line on stderr, and return that line."""
-
-    def run(*arguments) -> str:
-        capsys.readouterr()
-        assert main([str(a) for a in arguments]) == 2
-        told = capsys.readouterr().err
-        assert told.startswith("data_prep: ") and told.count("\n") == 1, told
-        return told
-
-    return run
-
-
 def run(*arguments) -> None:
     assert main([str(a) for a in arguments]) == 0
 

@@ -32,16 +32,8 @@ from lt_utils.training.loop import batch_of, train
 COUNTS, TESTS, SYNSETS = (9, 4, 2), 3, ("n01440764", "n01443537", "n02093991")
 
 
-def picture(c, number, side):
-    """An image of class c, whose colour tells its class, of its own size and noise."""
-    random = np.random.default_rng(1000 * c + number)
-    pixels = random.integers(0, 90, (side, side + 7 * (number % 4), 3))
-    pixels[..., c] += 130
-    return Image.fromarray(pixels.astype(np.uint8))
-
-
 @pytest.fixture(scope="session")
-def tree(tmp_path_factory):
+def tree(tmp_path_factory, picture):
     """ImageNet's folders with three classes: train/<synset>/*.JPEG, val/<synset>/*.JPEG and the same flat, and lists."""
     root = tmp_path_factory.mktemp("ImageNet")
     lines = {"train": ["# ImageNet-LT, tiny", ""], "val": [], "flat": []}
@@ -112,7 +104,7 @@ def test_both_styles_of_test_list_fit_both_layouts_on_disk(tree, name):
     assert by_class.labels.tolist() == flat.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
-def test_names_that_repeat_between_classes_are_never_looked_for_elsewhere(tmp_path):
+def test_names_that_repeat_between_classes_are_never_looked_for_elsewhere(tmp_path, picture):
     for folder in ("train/airfield", "train/alley", "other"):
         (tmp_path / folder).mkdir(parents=True)
     picture(0, 0, 20).save(tmp_path / "train/airfield/0001.jpg")
@@ -128,7 +120,7 @@ def test_names_that_repeat_between_classes_are_never_looked_for_elsewhere(tmp_pa
         read_list(tmp_path / "list.txt", tmp_path / "train")
 
 
-def test_names_with_spaces_and_a_byte_order_mark(tree, tmp_path):
+def test_names_with_spaces_and_a_byte_order_mark(tree, tmp_path, picture):
     (tmp_path / "a b").mkdir()
     picture(0, 1, 20).save(tmp_path / "a b" / "c d.jpg")
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf  a b/c d.jpg \t 0  \r\n")
@@ -181,7 +173,7 @@ def test_each_folder_is_listed_once(tree, monkeypatch):
 
 
 # ------------------------------------------------------------------------------------------------------------- decoding
-def test_an_image_is_read_as_rgb_whatever_it_was(tmp_path):
+def test_an_image_is_read_as_rgb_whatever_it_was(tmp_path, picture):
     for mode, name in (("RGB", "a.JPEG"), ("L", "b.JPEG"), ("CMYK", "c.JPEG"), ("RGBA", "png.JPEG")):
         picture(1, 3, 20).convert(mode).save(tmp_path / name, "PNG" if mode == "RGBA" else "JPEG")
         image = read_image(tmp_path / name)
@@ -191,7 +183,7 @@ def test_an_image_is_read_as_rgb_whatever_it_was(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("damage", ["half", "text", "empty"])
-def test_a_damaged_image_is_named_alone(tmp_path, workers, damage):
+def test_a_damaged_image_is_named_alone(tmp_path, workers, damage, picture):
     picture(0, 0, 40).save(tmp_path / "good.JPEG")
     picture(0, 1, 40).save(tmp_path / "bad.JPEG")
     whole = (tmp_path / "bad.JPEG").read_bytes()

@@ -9,11 +9,9 @@ import sys
 import time
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 from torchvision.transforms import v2
 
 from data_prep.lists.image_files import read_image, read_list
@@ -34,16 +32,8 @@ PRETRAINING |= {"mask_ratio": 0.75, "decoder": [16, 1, 2]}
 METHOD = livt.METHOD | {"size": 32, "epochs": 5, "warmup": 1, "batch_size": 4, "lr": 1e-3, "settings": {"tau": 1.0}}
 
 
-def picture(c, number, side):
-    """An image of class c, whose colour tells its class, of its own size and noise."""
-    random = np.random.default_rng(1000 * c + number)
-    pixels = random.integers(0, 90, (side, side + 7 * (number % 4), 3))
-    pixels[..., c] += 130
-    return Image.fromarray(pixels.astype(np.uint8))
-
-
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory):
+def tree(tmp_path_factory, picture):
     """Three classes in folders, and their two lists."""
     root = tmp_path_factory.mktemp("images")
     for part, counts in (("train", COUNTS), ("val", [TESTS] * 3)):
@@ -315,7 +305,7 @@ def test_an_edited_section_begins_anew_what_it_concerns(config, tmp_path, monkey
     assert trained == ["tiny_lt_vit/pretraining-seed0", "tiny_lt_vit/livt-seed0"] * 3
 
 
-def test_inaturalist_s_lists_go_the_same_way(config, tmp_path, monkeypatch):
+def test_inaturalist_s_lists_go_the_same_way(config, tmp_path, monkeypatch, picture):
     root = tmp_path / "inat"
     for name, numbers in (("train2018", range(6)), ("val2018", range(6, 9))):
         listed = {"categories": [{"id": 300, "name": "Corvus corax"}, {"id": 20, "name": "Bellis perennis"}]}
