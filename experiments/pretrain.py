@@ -17,10 +17,11 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torchvision.utils import save_image
 
 from course.command import first_line, resumable
-from lt_utils.data.datasets import BUNDLED_FOLDER, ImageData, load
+from lt_utils.data.datasets import BUNDLED_FOLDER, ImageData, data_folder, load
 from lt_utils.data.npz import sha256
 from lt_utils.diffusion.class_balancing import MECHANISMS, train_generator
 from lt_utils.diffusion.generate import balanced_labels, sample_to
@@ -40,6 +41,7 @@ from lt_utils.training import checkpoints
 from lt_utils.training.devices import device
 from lt_utils.training.lr_schedules import warmup_cosine
 
+PER_ROW = 16  # samples of a class on a sheet
 FIRST = 10  # losses of an encoder's first steps that its card holds
 
 
@@ -74,12 +76,20 @@ class Pretraining:
         self.make("judge")
         return checkpoints.load_model(self.path("judge"), ResNet, device())[0]
 
-    def _data(self, data: ImageData) -> dict:
-        file = BUNDLED_FOLDER / f"{self.whole.name}.npz"
-        cut = {} if data is self.whole else {k: self.settings[k] for k in ("imbalance", "subset_seed")}
+    def _sets(self, of: dict) -> tuple[ImageData, ImageData]:
+        """The whole data set and its long tail that a training, `of` its line, asks for: one set serves all that name none."""
+        if of.get("data", self.settings["data"]) == self.settings["data"]:
+            return self.whole, self.tail
+        whole = load(of["data"])
+        return whole, whole.long_tailed(self.settings["imbalance"], seed=self.settings["subset_seed"])
+
+    def _told_of(self, name: str, whole: ImageData, data: ImageData) -> dict:
+        bundled = BUNDLED_FOLDER / f"{name}.npz"
+        file = bundled if bundled.exists() else data_folder() / bundled.name
+        cut = {} if data is whole else {k: self.settings[k] for k in ("imbalance", "subset_seed")}
         return {"key": data.key, **cut, "counts": data.counts, "sha256_of_the_file": sha256(file)}
 
-    def _card(self, name: str, data: ImageData, recipe: dict, begun: tuple[dict, float], **more: object) -> dict:
+    def _card(self, name: str, data: dict, recipe: dict, begun: tuple[dict, float], **more: object) -> dict:
         """Where it comes from, and how long it took: seconds on the clock, and of the processor since it last went on."""
         path, (around, cpu) = self.path(name), begun
         weights, facts = checkpoints.load(path)
@@ -91,7 +101,7 @@ class Pretraining:
             "sha256": sha256(path),
             "network": {"class": facts["class"], **facts["config"]},
             "parameters": sum(w.numel() for w in weights.values() if w.is_floating_point()),
-            "data": self._data(data),
+            "data": data,
             "recipe": recipe,
             "steps": training["step"],
             "seconds": round(training["seconds"]),
@@ -107,24 +117,27 @@ class Pretraining:
         recipe, around, began = self.settings["judge"], surroundings(), time.process_time()
         model = train_judge(self.whole, **recipe, checkpoint=self._training(name))
         begun = around, time.process_time() - began
-        return self._card(name, self.whole, recipe, begun, measures=self._classifier(name, model))
+        told = self._told_of(self.settings["data"], self.whole, self.whole)
+        return self._card(name, told, recipe, begun, measures=self._classifier(name, model, self.whole))
 
     def _encoder(self, name: str) -> dict:
         """Of an encoder the card also holds losses: of the first steps, and the mean of each epoch."""
         options = self.settings["encoder"] | self.settings["encoders"][name]
+        (whole, tail), of = self._sets(options), options.pop("data", self.settings["data"])
         around, began = surroundings(), time.process_time()
-        model = train_encoder(self.tail, **options, checkpoint=self._training(name), title=name)
-        begun, recipe = (around, time.process_time() - began), encoder_recipe(self.tail, **options)
+        model = train_encoder(tail, **options, checkpoint=self._training(name), title=name)
+        begun, recipe = (around, time.process_time() - began), encoder_recipe(tail, **options)
         losses = checkpoints.load(self._training(name))[0]["losses"]
         epochs = losses.view(options["epochs"], -1).mean(1)
         told = {"first_steps": losses[:FIRST].tolist(), "epochs": [round(value, 4) for value in epochs.tolist()]}
-        return self._card(name, self.tail, recipe, begun, measures=self._classifier(name, model), losses=told)
+        data = self._told_of(of, whole, tail)
+        return self._card(name, data, recipe, begun, measures=self._classifier(name, model, whole), losses=told)
 
-    def _classifier(self, name: str, model: ResNet) -> dict:
+    def _classifier(self, name: str, model: ResNet, data: ImageData) -> dict:
         """Store a classifier; measures of the stored one."""
         checkpoints.save_model(self.path(name), model, half=True)
         model = checkpoints.load_model(self.path(name), ResNet, device())[0]
-        logits, labels = encode(model, self.whole.test_images)[1].cpu(), self.whole.test_labels
+        logits, labels = encode(model, data.test_images)[1].cpu(), data.test_labels
         return {
             "accuracy_on_test_images": round(accuracy(logits, labels), 2),
             "by_class": [round(value, 1) for value in class_accuracy(logits, labels).tolist()],
@@ -136,7 +149,8 @@ class Pretraining:
         recipe = self.settings["training"] | self.settings["generators"][name]
         around, began = surroundings(), time.process_time()
         mechanism, seed = choose("mechanism", recipe["mechanism"], MECHANISMS), recipe["seed"]
-        data = self.whole if recipe["set"] == "balanced" else self.tail
+        whole, tail = self._sets(recipe)
+        data = whole if recipe["set"] == "balanced" else tail
         if recipe.get("start"):
             self.make(recipe["start"])
             start = checkpoints.load_model(self.path(recipe["start"]), UNet)[0]
@@ -160,8 +174,36 @@ class Pretraining:
         cpu = time.process_time() - began
         facts = dict(objective=recipe["objective"], schedule=recipe["schedule"], T=len(schedule))
         checkpoints.save_model(self.path(name), model, half=True, **facts)
-        found = self._measures(name, data, schedule, recipe["objective"])
-        return self._card(name, data, recipe, (around, cpu), measured_with=self._measured_with(), measures=found)
+        told = self._told_of(recipe.get("data", self.settings["data"]), whole, data)
+        if whole is self.whole:
+            found = {"measured_with": self._measured_with(), "measures": self._measures(name, data, schedule, recipe)}
+        else:  # no judge has seen balanced training images of it
+            found, labels = {"measures": {}}, balanced_labels(PER_ROW * whole.num_classes, whole.num_classes)
+            self._sheet(name, self._sample(name, whole, schedule, recipe, 1.0, labels), labels)
+        return self._card(name, told, recipe, (around, cpu), **found)
+
+    def _sample(
+        self, name: str, whole: ImageData, schedule: Schedule, recipe: dict, omega: float, labels: Tensor
+    ) -> Tensor:
+        """Images uint8 [N, C, H, W] from the stored weights, one for each of `labels`."""
+        model = checkpoints.load_model(self.path(name), UNet, device())[0]
+        return sample_to(
+            self.folder / "samples" / f"{name}-omega{omega:g}-{fingerprint(model)[:8]}",
+            model,
+            schedule,
+            labels,
+            tuple(whole.train_images.shape[1:]),
+            steps=self.settings["measures"]["sample_steps"],
+            omega=omega,
+            clip=1.0,
+            objective=recipe["objective"],
+            precision="auto",
+            title=f"samples of {name}, guidance {omega:g}",
+        )[0]
+
+    def _sheet(self, name: str, images: Tensor, labels: Tensor) -> None:
+        rows = torch.cat([images[labels == c][:PER_ROW] for c in labels.unique()])
+        save_image(rows / 255, self.folder / f"{name}.png", nrow=PER_ROW, padding=2, pad_value=1)
 
     def _measured_with(self) -> dict:
         return self.settings["measures"] | {
@@ -170,35 +212,21 @@ class Pretraining:
             "judge_accuracy_on_test_images": self.make("judge")["measures"]["accuracy_on_test_images"],
         }
 
-    def _measures(self, name: str, data: ImageData, schedule: Schedule, objective: str) -> dict:
+    def _measures(self, name: str, data: ImageData, schedule: Schedule, recipe: dict) -> dict:
         """{guidance: {group: {measure: value}}} of samples from the stored weights.
 
         The sheet shows those of the first guidance. memorisation compares with the images it was trained on.
         """
         ask, whole, counts = self.settings["measures"], self.whole, self.tail.counts
-        model = checkpoints.load_model(self.path(name), UNet, device())[0]
         extract = encoder_extractor(self.judge, "judge")
         labels = balanced_labels(ask["samples"], whole.num_classes)
         everything = (extract(whole.train_images)[0], whole.train_labels)
         test = (extract(whole.test_images)[0], whole.test_labels)
         training, found = (extract(data.train_images)[0], data.train_labels), {}
         for omega in ask["omegas"]:
-            images, _ = sample_to(
-                self.folder / "samples" / f"{name}-omega{omega:g}-{fingerprint(model)[:8]}",
-                model,
-                schedule,
-                labels,
-                tuple(whole.train_images.shape[1:]),
-                steps=ask["sample_steps"],
-                omega=omega,
-                clip=1.0,
-                objective=objective,
-                precision="auto",
-                title=f"samples of {name}, guidance {omega:g}",
-            )
+            images = self._sample(name, whole, schedule, recipe, omega, labels)
             if omega == ask["omegas"][0]:
-                rows = torch.cat([images[labels == c][:16] for c in range(whole.num_classes)])
-                save_image(rows / 255, self.folder / f"{name}.png", nrow=16, padding=2, pad_value=1)
+                self._sheet(name, images, labels)
             features, probabilities = extract(images)
             rows = measure(
                 extract,
