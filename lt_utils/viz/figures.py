@@ -221,13 +221,14 @@ def seed_dot(axes: Axes, y: float, values: Sequence[float], colour: str, *, fill
 
 
 def curves(axes: Axes, series: dict[str, Tensor], *, label: str = "loss", title: str = "", window: int = 25) -> None:
-    """Training curves: for each name a value per step [S], smoothed by a running mean of `window` steps; nan is left out."""
+    """Training curves: for each name a value per step [S], smoothed by a running mean of `window` steps, drawn
+    at their middle; nan is left out."""
     for name, values in series.items():
         values = values.detach().cpu().double()
         values = values[values.isfinite()]
         width = max(1, min(window, len(values) // 4))
         smooth = values.unfold(0, width, 1).mean(dim=1) if len(values) else values
-        axes.plot(np.arange(width, len(values) + 1), smooth, label=name, lw=1.5)
+        axes.plot(np.arange(width, len(values) + 1) - (width - 1) / 2, smooth, label=name, lw=1.5)
     axes.set(xlabel="training step", ylabel=label, title=title)
     if len(series) > 1:
         axes.legend()

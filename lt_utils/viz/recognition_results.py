@@ -40,8 +40,9 @@ def angles_on_circle(draws: dict[str, Tensor], directions: dict[str, float], tit
             lw=1.8,
             label=name,
         )
-    circle.set(
-        ylim=(0, 1 + 0.2 * len(draws)), yticks=[], xticks=[], xlabel="features as angles, arrows: weight vectors"
+    circle.set(ylim=(0, 1 + 0.2 * len(draws)), yticks=[], xticks=[])
+    circle.set_xlabel(
+        f"{len(shown)} angles of each class, arrows: weight vectors\n(the rings only keep the colours apart)"
     )
     circle.grid(alpha=0.5)
     line.set(xlabel="angle to the arrow (degrees)", ylabel="share per degree", xticks=range(-180, 181, 90))

@@ -102,7 +102,7 @@ def test_curves_are_running_means_over_steps():
     values = torch.arange(100.0)
     figures.curves(axes, {"CE": values, "short": torch.tensor([3.0, 1.0])}, label="loss", title="two", window=10)
     line, short = axes.lines
-    assert line.get_xdata().tolist() == list(range(10, 101)) and line.get_ydata()[0] == pytest.approx(4.5)
+    assert line.get_xdata().tolist() == [x + 0.5 for x in range(5, 96)] and line.get_ydata()[0] == pytest.approx(4.5)
     assert line.get_ydata()[-1] == pytest.approx(94.5) and short.get_ydata().tolist() == [3, 1]
     assert axes.get_xlabel() == "training step" and [text.get_text() for text in axes.get_legend().get_texts()] == [
         "CE",
