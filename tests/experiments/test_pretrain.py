@@ -143,6 +143,6 @@ def test_the_courses_own_settings_fit_into_ten_megabytes():
     on_cifar = [one for one in settings["encoders"].values() if one.get("depth") == 32]
     small_one = sum(w.numel() for w in ResNet(10, 3, settings["encoder"]["depth"]).parameters())
     small_ones = len(settings["encoders"]) - len(on_cifar) + 1  # the judge is one of them
-    assert 2 * (size * len(shipped) + large * len(on_cifar) + small_one * small_ones) < 10e6
+    assert 2 * (size * len(shipped) + large * len(on_cifar) + small_one * small_ones) < 10 * 2**20
     seeds = [one["seed"] for one in settings["generators"].values() if one.get("mechanism") == "balanced"]
     assert seeds == [0, 1, 2] and all("seed" in settings[part] for part in ("training", "judge"))
