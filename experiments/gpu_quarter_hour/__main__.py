@@ -13,8 +13,8 @@ most 45 MB, lossless. Then, on a machine with torch, Pillow, safetensors, PyYAML
     cbdm     CBDM and DDPM for 3,000 steps each, on the first data set
 
 ce and wcdas train their seeds as one network, side by side or one by one: what speed and side found fastest on this device. A
-line says which and why. A job that has begun goes on in its way: of seeds together no checkpoint is continued apart, nor the other
-way round.
+line says which and why. A job that has begun goes on in its way: of seeds together no checkpoint is continued apart, nor the
+other way round.
 
 Each job has its own limit (`JOBS` in jobs.py) and ends there with a checkpoint; the same command goes on. After every part
 FOLDER/results.json is whole; after every job so are weights-JOB.zip and training-JOB.zip, the checkpoints of what was stopped, at
