@@ -2,9 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -111,30 +108,6 @@ def test_jobs_of_a_batch_that_could_not_cancel_them_are_cancelled(programs, tmp_
     monkeypatch.setattr(slurm, "PATIENCE", 0.1)
     with pytest.raises(CourseError, match="SLURM does not end jobs of an earlier batch: 9; scancel them first"):
         slurm.cancel_leftovers(log)
-
-
-PARENT = """import subprocess, sys, time
-from course.batch.slurm import ends_with_parent
-child = "import time\\ntry: time.sleep(60)\\nexcept KeyboardInterrupt: open(sys.argv[1], 'w').write('interrupted')"
-words = [sys.executable, "-c", "import sys\\n" + child, sys.argv[1]]
-subprocess.Popen(words, preexec_fn=ends_with_parent(), start_new_session=True)
-time.sleep(1)
-print("started", flush=True)
-time.sleep(60)"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="SLURM runs on Linux")
-def test_snakemake_is_interrupted_when_the_batch_is_killed(tmp_path):
-    told = tmp_path / "told"
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(told)], stdout=subprocess.PIPE)
-    assert parent.stdout.readline() == b"started\n"
-    assert not told.exists()
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    deadline = time.monotonic() + 30
-    while not told.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert told.exists()
 
 
 LOGS = "/runs/tiny/.snakemake/slurm_logs"
