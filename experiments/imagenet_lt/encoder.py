@@ -3,7 +3,6 @@
 `train_encoder` trains it on images in files, `encode_files` has its features.
 """
 
-import math
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from lt_utils.data.augmentation import unit
 from lt_utils.errors import CourseError
 from lt_utils.models.heads import WCDASHead, build_head
 from lt_utils.training.devices import device
+from lt_utils.training.loop import steps_per_epoch
 from lt_utils.training.lr_schedules import cosine
 
 # Of the training images of ImageNet-LT, in 0..1, as published with LiVT.
@@ -92,7 +92,7 @@ def train_encoder(
     """
     torch.manual_seed(seed)
     model = ResNet10(files.num_classes, head).to(device(), memory_format=torch.channels_last)
-    steps = epochs * math.ceil(len(files) / batch_size)
+    steps = epochs * steps_per_epoch(len(files), batch_size)
     options = dict(optimizer=torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=weight_decay))
     options |= dict(lr_schedule=cosine, recipe=f"images {files.key}, size {size}, head {head}", checkpoint=checkpoint)
 
