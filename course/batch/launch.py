@@ -206,9 +206,8 @@ def _watch(command: list[str], environment: dict, monitor: ProgressMonitor, clus
         # A session of its own: Ctrl-C reaches this process alone, which then ends the others in order. The pipe ends with
         # this process, and the jobs with the pipe.
         streams = dict(stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
-        if (
-            cluster
-        ):  # no job reads the pipe there: Snakemake itself is told, and cancels them, or nobody would follow them
+        if cluster:
+            # No job reads the pipe there: Snakemake itself is told, and cancels them, or nobody would follow them.
             streams["preexec_fn"] = interrupted_with_parent()
         process = subprocess.Popen(command, env=environment, start_new_session=True, **streams)
     try:

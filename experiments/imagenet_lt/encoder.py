@@ -15,6 +15,7 @@ from experiments.imagenet_lt.stream import TestBatches, TrainingBatches, deaths_
 from lt_utils.data.augmentation import unit
 from lt_utils.errors import CourseError
 from lt_utils.models.heads import WCDASHead, build_head
+from lt_utils.models.resnet import hold_statistics
 from lt_utils.training.devices import device
 from lt_utils.training.loop import steps_per_epoch
 from lt_utils.training.lr_schedules import cosine
@@ -50,8 +51,7 @@ class ResNet10(resnet.ResNet):
         self.dim = self.fc.in_features
         del self.fc
         self.config = dict(num_classes=num_classes, head=head, mean=list(mean), std=list(std))
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        hold_statistics(self, 3, mean, std)
         self.head = (
             WCDASHead(self.dim, num_classes, -1.0) if head == "wcdas" else build_head(head, self.dim, num_classes)
         )

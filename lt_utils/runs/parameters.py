@@ -208,9 +208,7 @@ def _hint(value: object) -> str:
         number = float(value) if isinstance(value, str) else None
     except ValueError:
         number = None
-    if number is None:
-        return ""
-    if not math.isfinite(number):
+    if number is None or not math.isfinite(number):
         return ""
     digits, e, power = value.strip().lower().partition("e")
     if not e:
