@@ -35,6 +35,14 @@ def batch(tmp_path, monkeypatch, notebook):
 
 
 @pytest.fixture
+def board(batch):
+    """What follows a batch of that notebook on a cluster."""
+    (job,) = plan.plan(plan.read_config(batch))
+    (job.folder.parent.parent / ".batch").mkdir(parents=True)
+    return monitor.ProgressMonitor(job.folder.parent.parent, [job], jobs=1, cluster=True)
+
+
+@pytest.fixture
 def programs(tmp_path, monkeypatch):
     """Write programs of SLURM as shell scripts; they come first in PATH and stand in the folder that is returned."""
     folder = tmp_path / "bin"
@@ -150,10 +158,7 @@ ACCOUNT = "Job submission failed with exception: The given account my_account ap
         (ACCOUNT, "SLURM did not take it: The given account my_account appears to be invalid. Available accounts:"),
     ],
 )
-def test_what_became_of_a_job_is_one_sentence(message, sentence, batch, capsys):
-    (job,) = plan.plan(plan.read_config(batch))
-    (job.folder.parent.parent / ".batch").mkdir(parents=True)
-    board = monitor.ProgressMonitor(job.folder.parent.parent, [job], jobs=1, cluster=True)
+def test_what_became_of_a_job_is_one_sentence(message, sentence, board, capsys):
     log = board.folder / ".batch" / "snakemake.log"
 
     def happens(text: str) -> str:
@@ -172,11 +177,8 @@ def test_what_became_of_a_job_is_one_sentence(message, sentence, batch, capsys):
     assert sentence in board.closing(1) and "the same command goes on" in board.closing(1)
 
 
-def test_a_run_that_has_said_why_it_failed_is_not_told_twice_and_one_that_slurm_starts_anew_says_so(batch, capsys):
-    (job,) = plan.plan(plan.read_config(batch))
-    (job.folder.parent.parent / ".batch").mkdir(parents=True)
-    board = monitor.ProgressMonitor(job.folder.parent.parent, [job], jobs=1, cluster=True)
-    run = job.parameters["RUN"]
+def test_a_run_that_has_said_why_it_failed_is_not_told_twice_and_one_that_slurm_starts_anew_says_so(board, capsys):
+    (run,) = board.todo
 
     def tell(**event: object) -> None:
         with open(board.events, "a") as file:

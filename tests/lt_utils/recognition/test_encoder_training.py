@@ -12,14 +12,13 @@ import yaml
 
 from lt_utils.data import augmentation
 from lt_utils.data.augmentation import to_bytes, to_signed
-from lt_utils.data.datasets import ImageData
 from lt_utils.diffusion import image_diffusion
 from lt_utils.diffusion.image_diffusion import train_image_diffusion
 from lt_utils.diffusion.schedules import cosine_schedule, linear_schedule
 from lt_utils.errors import CourseError
 from lt_utils.files import REPOSITORY
 from lt_utils.models.heads import LinearHead, SharpCosineHead, WCDASHead
-from lt_utils.recognition import encoders, losses, two_stage
+from lt_utils.recognition import encoders, losses
 from lt_utils.recognition.encoders import METHODS, RECIPES, build_encoder, encoder_loss, train_encoder, train_judge
 from lt_utils.recognition.sampling import class_aware_order
 from lt_utils.recognition.two_stage import HEAD_RECIPE, finetune_head
@@ -27,21 +26,7 @@ from lt_utils.runs.parameters import declared, notebook_path
 from lt_utils.training import checkpoints, devices, loop
 from lt_utils.training.lr_schedules import multistep
 
-
-@pytest.fixture(autouse=True)
-def on_the_cpu(monkeypatch):
-    for module in (image_diffusion, encoders, two_stage):
-        monkeypatch.setattr(module, "device", lambda: torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def data():
-    """Three classes that differ in brightness: 60, 24 and 6 training images of 8 x 8 pixels."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.tensor([0] * 60 + [1] * 24 + [2] * 6)
-    noise = torch.randint(0, 60, (90, 1, 8, 8), generator=generator)
-    images = (noise + 90 * labels.view(-1, 1, 1, 1)).byte()
-    return ImageData("toy", images, labels, images[::3], labels[::3], ("dark", "grey", "bright"))
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
 
 
 def test_signed_and_bytes_are_inverse():

@@ -26,11 +26,7 @@ from lt_utils.recognition.self_supervised import (
 )
 from lt_utils.training import checkpoints, loop
 
-
-@pytest.fixture(autouse=True)
-def on_the_cpu(monkeypatch):
-    for module in (encoders, self_supervised, two_stage):
-        monkeypatch.setattr(module, "device", lambda: torch.device("cpu"))
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
 
 
 @pytest.fixture(scope="module")
