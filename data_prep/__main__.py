@@ -15,7 +15,7 @@ def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m data_prep",
         description="Make a data set that the course can load: fetch or read, verify, convert.",
-        epilog=f"Without --from these can be fetched: {', '.join(FETCHABLE)}.",
+        epilog=f"Without --from these can be made: {', '.join(FETCHABLE)}.",
     )
     add = parser.add_argument
     add("name", help="name of the data set; with --from any name you like")

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from data_prep import arrays, folders, images, layout, originals, subsets
 from data_prep.copies import count
 from data_prep.lists import to_arrays
 from lt_utils.data import npz
-from lt_utils.data.datasets import BUNDLED, data_folder
+from lt_utils.data.datasets import BUNDLED, FETCHABLE, data_folder
 from lt_utils.errors import CourseError
 from lt_utils.files import lock, unlock
 
@@ -60,7 +60,7 @@ def prepare(name: str, request: Request, to: Path | None = None, again: bool = F
     if request.cuts:
         _check_cut(name, request, list_path)
     if path.exists() and not again:
-        _verify(path, request)
+        _verify(path, request)  # a published part that is there is whole, however it was made
         if request.imbalance is not None and not list_path.exists():
             raise CourseError(
                 f"{path} is there, but {list_path}, the list of its images, is not: --again makes both anew."
@@ -70,8 +70,11 @@ def prepare(name: str, request: Request, to: Path | None = None, again: bool = F
         raise CourseError(
             f"{list_path} is there already: leave out --imbalance to take its images, give another name, or --again."
         )
+    if request.source is None and name in subsets.PUBLISHED:
+        whole = prepare(subsets.PUBLISHED[name], Request(), to)
+        request = replace(request, source=str(whole), indices=str(subsets.published_list(name)))
     if request.source is None and name not in originals.ORIGINALS:
-        known = ", ".join(originals.ORIGINALS)
+        known = ", ".join(FETCHABLE)
         raise CourseError(f"{name!r} is none of the sets that can be fetched ({known}): add --from PATH for your own.")
 
     downloads = folder / f".{name}.downloads"

@@ -30,6 +30,10 @@ COLUMNS = {
     "label": "class, from 0",
     "image": "first 16 hex digits of the SHA-256 of its pixels, uint8, height x width x channels",
 }
+PUBLISHED = {
+    "cifar10-ldmlr": "cifar10",
+    "cifar100-ldmlr": "cifar100",
+}  # sets whose lists are in splits/: part of which set
 SORTED = "SHA-256 of the column's values, sorted (numbers as numbers, hashes as text), each followed by a line feed"
 
 
@@ -53,6 +57,11 @@ class List:
 def list_beside(path: Path) -> Path:
     """Where the list of a prepared set that is a part of another lies: <name>.indices.csv beside <name>.npz."""
     return path.with_name(f"{path.stem}.indices.csv")
+
+
+def published_list(name: str) -> Path:
+    """The list of one of PUBLISHED."""
+    return Path(__file__).parent / "splits" / f"{name}.csv"
 
 
 def image_hashes(x: np.ndarray) -> list[str]:
@@ -214,4 +223,5 @@ def find(listed: List, x: np.ndarray, y: np.ndarray, where: str) -> tuple[np.nda
             f"{len(lacking):,} of the {len(listed):,} images of {listed.path} are not among the {count} of {where} (the first: "
             f"{listed.name(lacking[0])}): is it the list of another set, or are the images in another size or colour order?"
         )
-    return np.array(found, dtype=np.int64), "by content: the list numbers them in another order"
+    numbered = "" if index is None else ": the list numbers them in another order"
+    return np.array(found, dtype=np.int64), f"by content{numbered}"

@@ -35,14 +35,13 @@ NOTE = (
 )
 
 
-def evaluate(folder: str | Path, name: str, swapped: bool | None = None) -> list[dict]:
+def evaluate(folder: str | Path, name: str, swapped: bool = False) -> list[dict]:
     """Two rows, CE and Label shift, of the published ResNet-32 for `name` at imbalance factor 100; percent, last epoch.
 
     Args:
         folder: where the file WEIGHTS[name] lies.
         name: "cifar10" or "cifar100".
-        swapped: give the images with red and blue swapped; default: what the encoder was trained with, which is true
-            for CIFAR-10 alone.
+        swapped: give the images with red and blue swapped, to see what that costs.
 
     Raises CourseError if the weights or the data set are missing or do not fit.
     """
@@ -51,7 +50,6 @@ def evaluate(folder: str | Path, name: str, swapped: bool | None = None) -> list
         raise CourseError(f"There is no {path.name} in {folder}: give the folder of the published encoders.")
     data = datasets.load(name).to(device())
     model = published.load_published_ldmlr(path, data.num_classes).to(device())
-    swapped = name == "cifar10" if swapped is None else swapped
     images = data.test_images[:, [2, 1, 0]] if swapped else data.test_images
     _, logits = resnet.encode(model, images)
     counts = class_counts(50_000 // data.num_classes, data.num_classes, imbalance=100)

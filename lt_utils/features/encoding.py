@@ -1,7 +1,7 @@
 """Images become features: what a frozen encoder makes of a data set."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ class Encoded:
     """A data set as a frozen encoder represents it: features [N, D] >= 0, labels [N] and logits [N, C], training and test.
 
     `head` is the encoder's own classifier, `counts` the training images of each class. `encoder` and `images`, where
-    they are at hand, are the network and the data set as it expects them (channel order): for other views of the images.
+    they are at hand, are the network and the data set: for other views of the images.
     """
 
     train: Tensor
@@ -65,9 +65,8 @@ def encode_data(model: ResNet, data: ImageData) -> Encoded:
 def encode_published(path: str | Path, data: ImageData) -> Encoded:
     """Features of the published LDMLR ResNet-32 in the .npz file `path`, for CIFAR-10 or CIFAR-100 in `data`.
 
-    The published CIFAR-10 encoder was trained with red and blue swapped, so its images are swapped here. Raises CourseError
-    if the images are not RGB, if the file cannot be read, or holds an encoder for another number of classes. A relative
-    path is looked for from the working directory, then from the folder of prepared data sets.
+    Raises CourseError if the images are not RGB, if the file cannot be read, or holds an encoder for another number of classes.
+    A relative path is looked for from the working directory, then from the folder of prepared data sets.
     """
     path = path if Path(path).exists() else data_folder() / path
     if data.channels != 3:
@@ -75,9 +74,6 @@ def encode_published(path: str | Path, data: ImageData) -> Encoded:
             f"The published encoders take RGB images; those of {data.name} have {data.channels} channel: take CIFAR."
         )
     model = load_published_ldmlr(path, data.num_classes).to(device(), memory_format=torch.channels_last)
-    if data.num_classes == 10:
-        swap = [2, 1, 0]
-        data = replace(data, train_images=data.train_images[:, swap], test_images=data.test_images[:, swap])
     return encode_data(model, data)
 
 

@@ -1,7 +1,8 @@
 """Networks that come trained with the course, each with a card: `python -m experiments.pretrain NAME` makes it again.
 
 A card, weights/NAME.json, says what was trained on which data, for how many steps and seconds, at which commit, and what it
-measures. None of them has seen a test image.
+measures. None of them has seen a test image. Networks of your own lie in `trained` beside the prepared data sets and are loaded
+in the same way.
 """
 
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lt_utils.data.datasets import ImageData
+from lt_utils.data.datasets import ImageData, data_folder
 from lt_utils.data.npz import sha256
 from lt_utils.errors import CourseError, choose
 from lt_utils.files import read_json
@@ -22,14 +23,25 @@ KINDS = {"ResNet": ResNet, "UNet": UNet}
 
 
 def pretrained_names() -> list[str]:
-    """The names that `load_pretrained` knows."""
+    """The names of the networks that come with the course."""
     return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def _folder_of(name: str) -> Path:
+    """Where its card and weights lie: with the course, or else beside the prepared data sets."""
+    if name in pretrained_names():
+        return FOLDER
+    own = data_folder() / "trained"
+    try:
+        choose("trained network", name, [*pretrained_names(), *sorted(path.stem for path in own.glob("*.json"))])
+    except CourseError as error:
+        raise CourseError(f"{error} `python -m experiments.pretrain NAME --folder {own}` trains another one.") from None
+    return own
 
 
 def pretrained_card(name: str) -> dict:
     """The card of a trained network, {} if it cannot be read. CourseError for an unknown name (lists the known ones)."""
-    choose("trained network", name, pretrained_names())
-    return read_json(FOLDER / f"{name}.json") or {}
+    return read_json(_folder_of(name) / f"{name}.json") or {}
 
 
 def load_pretrained(
@@ -40,13 +52,13 @@ def load_pretrained(
     Raises CourseError for an unknown name (lists the known ones), for a file that is not the one its card describes, and if
     `data` is given and the network was trained on another data set.
     """
-    card = pretrained_card(name)
+    card, folder = pretrained_card(name), _folder_of(name)
     if data is not None and card.get("data", {}).get("key") != data.key:
         raise CourseError(
             f"{name} was trained on {card.get('data', {}).get('key')}, not on {data.key}: leave its name out, and a network "
             "is trained here."
         )
-    path = FOLDER / f"{name}.safetensors"
+    path = folder / f"{name}.safetensors"
     if not path.exists() or sha256(path) != card.get("sha256"):
         raise CourseError(
             f"{path.name} is missing, damaged or not the file that {name}.json describes: fetch the repository again, or "

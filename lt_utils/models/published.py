@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lt_utils.errors import CourseError
-from lt_utils.models.resnet import ResNet
+from lt_utils.models.resnet import CIFAR_MEAN, CIFAR_STD, ResNet
 from lt_utils.training.checkpoints import load_into
 
 
@@ -33,9 +33,10 @@ def _arrays(path: str | Path) -> dict[str, Tensor]:
 def load_published_ldmlr(path: str | Path, num_classes: int) -> ResNet:
     """The published LDMLR ResNet-32 (one array per state entry in an .npz), in evaluation mode.
 
-    The CIFAR-10 encoder was trained on images with red and blue swapped: give it images[:, [2, 1, 0]].
-    The CIFAR-100 encoder takes true RGB. Raises CourseError if the file cannot be read as an .npz (a .pth or .npy cannot),
-    does not hold this network for `num_classes` classes, or holds weights that are not finite numbers.
+    It takes true RGB. The CIFAR-10 encoder was trained on images with red and blue swapped (CIFAR-100's was not), so the weights
+    of its first layer, its mean and its deviation change places here.
+    Raises CourseError if the file cannot be read as an .npz (a .pth or .npy cannot), does not hold this network for
+    `num_classes` classes, or holds weights that are not finite numbers.
     """
     model, name = ResNet(num_classes), Path(path).name
     state = _arrays(path)
@@ -55,4 +56,8 @@ def load_published_ldmlr(path: str | Path, num_classes: int) -> ResNet:
         raise CourseError(
             f"{name} holds weights that are not finite numbers, in {strange[0]!r}: fetch or copy it again."
         )
+    if num_classes == 10:
+        swap = [2, 1, 0]
+        model = ResNet(10, mean=[CIFAR_MEAN[i] for i in swap], std=[CIFAR_STD[i] for i in swap])
+        load_into(model, counters | state | {"conv1.weight": state["conv1.weight"][:, swap]}, name)
     return model.eval()

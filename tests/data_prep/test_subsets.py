@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 
+from data_prep import subsets
 from data_prep.__main__ import main
-from lt_utils.data import datasets
+from lt_utils.data import datasets, longtail
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -193,3 +194,27 @@ def test_a_second_run_does_nothing_and_misses_a_list_that_is_gone(whole, tmp_pat
     assert "made from another source or with other options" in refused(*command[:-1], 4)
     (tmp_path / "data" / "tail.indices.csv").unlink()
     assert "the list of its images, is not: --again" in refused(*command)
+
+
+def test_a_published_part_is_made_by_its_name_alone(whole, tmp_path, monkeypatch, capsys):
+    index = np.random.default_rng(1).permutation(60)[:20]
+    file = tmp_path / "pets-of-a-paper.csv"
+    lines = [f"{whole['y_train'][i]},{hash_of(whole['x_train'][i])}\n" for i in index]
+    file.write_text("# whose list it is\nlabel,image\n" + "".join(lines))
+    monkeypatch.setattr(subsets, "PUBLISHED", {"pets-of-a-paper": "pets"})
+    monkeypatch.setattr(subsets, "published_list", lambda name: tmp_path / f"{name}.csv")
+    run("pets-of-a-paper")
+    assert np.array_equal(images("pets-of-a-paper"), whole["x_train"][index])  # in the order of the list
+    told = capsys.readouterr().out
+    assert "20 images found by content\n" in told and "another order" not in told
+    run("pets-of-a-paper")
+    assert "is already there, verified" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, largest, smallest, total", [("cifar10", 5000, 50, 12406), ("cifar100", 500, 5, 10847)])
+def test_the_published_subsets_of_ldmlr_have_their_sizes(name, largest, smallest, total):
+    listed = subsets.read(subsets.published_list(f"{name}-ldmlr"))
+    counts = np.bincount(listed.label)
+    assert subsets.PUBLISHED[f"{name}-ldmlr"] == name and f"{name}-ldmlr" in datasets.FETCHABLE
+    assert (counts[0], counts[-1], len(listed)) == (largest, smallest, total)
+    assert counts.tolist() == longtail.class_counts(largest, len(counts), 100)

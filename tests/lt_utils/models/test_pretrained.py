@@ -22,7 +22,7 @@ NAMES = pretrained_names()
 def test_each_is_one_that_the_configuration_trains():
     settings = read_yaml(REPOSITORY / "config" / "pretrained.yaml")
     assert set(NAMES) <= {"judge", *settings["encoders"], *settings["generators"]} and "judge" in NAMES
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 10e6
+    assert sum(path.stat().st_size for path in FOLDER.glob("*.safetensors")) < 10 * 2**20
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -59,8 +59,19 @@ def test_the_judge_of_a_data_set_is_the_one_of_the_course_only_for_its_data(monk
     assert judge_for(other, epochs=3) == (data.name, 3)
 
 
-def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(CourseError, match="Did you mean 'judge'.*Known: .*judge"):
+def test_a_network_of_ones_own_lies_beside_the_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("LT_DATA", str(tmp_path))
+    (tmp_path / "trained").mkdir()
+    shutil.copy(FOLDER / "judge.json", tmp_path / "trained" / "mine.json")
+    shutil.copy(FOLDER / "judge.safetensors", tmp_path / "trained" / "mine.safetensors")
+    assert hashing.fingerprint(load_pretrained("mine")[0]) == hashing.fingerprint(load_pretrained("judge")[0])
+    assert "mine" not in pretrained_names()
+    with pytest.raises(CourseError, match="Did you mean 'mine'"):
+        load_pretrained("mime")
+
+
+def test_an_unknown_name_lists_the_known_ones_and_says_how_to_train_more():
+    with pytest.raises(CourseError, match="Did you mean 'judge'.*Known: .*judge.*experiments.pretrain NAME --folder"):
         load_pretrained("juge")
 
 

@@ -157,15 +157,18 @@ def published(path, model, **changes):
     return path
 
 
-def test_published_encoder_is_read(tmp_path):
+@pytest.mark.parametrize(("classes", "order"), [(10, [2, 1, 0]), (100, [0, 1, 2])], ids=["ten", "hundred"])
+def test_published_encoder_is_read_and_the_one_of_ten_classes_sees_red_as_blue(classes, order, tmp_path):
     torch.manual_seed(3)
-    original = warmed(ResNet(10)).eval()
+    original = warmed(ResNet(classes)).eval()
     path = published(tmp_path / "resnet.npz", original)
     with np.load(path) as arrays:
         assert len(arrays.files) == 157
-    model = load_published_ldmlr(path, 10)
+    model = load_published_ldmlr(path, classes)
     images = torch.rand(2, 3, 32, 32)
-    assert not model.training and torch.equal(model(images), original(images))
+    assert not model.training and torch.allclose(model(images), original(images[:, order]), atol=1e-5)
+    again = ResNet(**model.config)  # what a checkpoint of it would be loaded into
+    assert torch.equal(again.mean, model.mean) and torch.equal(again.std, model.std)
 
 
 def test_wrong_encoder_files_are_refused(tmp_path):
