@@ -26,8 +26,6 @@ import argparse
 import os
 import signal
 import sys
-import threading
-import time
 from pathlib import Path
 
 import torch
@@ -40,6 +38,7 @@ from lt_utils import progress
 from lt_utils.data.datasets import load
 from lt_utils.errors import CourseError
 from lt_utils.files import write_json
+from lt_utils.processes import when_starter_is_gone
 
 
 def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -60,23 +59,11 @@ def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
     part = commands.add_parser("part", help="one part of a job; `run` starts these")
     for name in ("job", "name", "variant"):
         part.add_argument(name)
-    part.add_argument("parent", type=int, help="process that started it")
     part.add_argument("--data", type=Path, required=True)
     part.add_argument("--folder", type=Path, required=True)
     for command in (run, part):
         command.add_argument("--tiny", action="store_true", help="a dry run")
     return parser.parse_args(arguments)
-
-
-def end_with(parent: int) -> None:
-    """Interrupt this process, which then saves, as soon as the one that started it is gone, however it went (even kill -9)."""
-
-    def wait() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def do_part(job: str, name: str, variant: str, data: Path, folder: Path, tiny: bool) -> None:
@@ -105,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise CourseError("Two packed data sets have one name: rename one of the files.")
         Runner(**given).run()
     else:
-        end_with(given.pop("parent"))
+        when_starter_is_gone(lambda: os.kill(os.getpid(), signal.SIGINT))  # Ctrl-C: the part saves, and ends
         do_part(**given)
     return 0
 

@@ -124,24 +124,15 @@ class Runner:
 
     def start(self, part: Part) -> subprocess.Popen:
         """The process of a part; what it prints goes to a file beside its checkpoint."""
-        command = [
-            sys.executable,
-            "-m",
-            "experiments.gpu_quarter_hour",
-            "part",
-            part.job,
-            part.data,
-            part.variant,
-            str(os.getpid()),
-        ]
+        command = [sys.executable, "-m", "experiments.gpu_quarter_hour", "part", part.job, part.data, part.variant]
         command += ["--data", str(self.data[part.data]), "--folder", str(self.folder), *["--tiny"] * self.tiny]
         paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
         environment = os.environ | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
         with open(self.folder / f"{part.name}.log", "a", encoding="utf-8") as log:
             # A session of its own: the workers of the compiler end with it, and Ctrl-C here reaches it through us alone.
-            return subprocess.Popen(
-                command, stdout=log, stderr=log, env=environment, start_new_session=True, cwd=REPOSITORY
-            )
+            # The pipe ends with this process, and the part with the pipe.
+            streams = dict(stdin=subprocess.PIPE, stdout=log, stderr=log)
+            return subprocess.Popen(command, env=environment, start_new_session=True, cwd=REPOSITORY, **streams)
 
     def stop(self, running: dict, deadline: float) -> None:
         """Ask each part once to end; after the deadline, end it by force."""

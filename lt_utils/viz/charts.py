@@ -7,6 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lt_utils.viz.figures import headline
+
 # One colour for each kind of training features, the same in every picture ("-": none, the encoder's own head).
 VIEW_COLOURS = {"clean": "#555555", "weak": "#56B4E9", "strong": "#009E73", "drawn": "#0072B2", "-": "#CC79A7"}
 
@@ -84,7 +86,7 @@ def gaps_to_test(
         axes.set(title=head, ylabel=label)
         axes.margins(x=0.15, y=0.15)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(measured) + 1)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    headline(figure, title)
     return figure
 
 

@@ -12,7 +12,7 @@ from matplotlib.transforms import Bbox
 from torch import Tensor
 
 from lt_utils.viz.charts import VIEW_COLOURS
-from lt_utils.viz.figures import pixels
+from lt_utils.viz.figures import headline, pixels
 
 ROUND = 0.35  # how wide the test cloud is drawn, in lengths of its arrow
 TEST = "#E69F00"
@@ -37,7 +37,7 @@ def added_in_plane(features: Tensor, real: Tensor, new: Tensor, added: Mapping[s
             axes.scatter(*((values - centre) @ plane).T.cpu(), **look)
         axes.set(title=name, xlabel="component 1")
     panels[0].set_ylabel("component 2")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    headline(figure, title)
     return figure
 
 
@@ -65,7 +65,7 @@ def clouds_to_scale(
         column[-1].set_xlabel("in lengths of the test arrow")
     for axes, kind in zip(panels[:, 0], kinds, strict=True):
         axes.set_ylabel(f"{kind} views")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    headline(figure, title)
     return figure
 
 

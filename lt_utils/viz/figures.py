@@ -62,6 +62,11 @@ def style() -> None:
     )
 
 
+def headline(figure: Figure, title: str) -> None:
+    """The title of a figure of several panels: at its left edge, as large as those of the panels."""
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+
+
 def class_colours(counts: Sequence[int]) -> list[str]:
     """The group colour of each class, from its training count."""
     return [GROUP_COLOURS[group] for group in group_of(counts)]
@@ -150,7 +155,7 @@ def image_grid(
     for column, name in enumerate(titles or ()):
         axes[0, column].set_title(name, fontsize=8, fontweight="normal", loc="center")
     if title:
-        figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
+        headline(figure, title)
     return figure
 
 
