@@ -5,11 +5,16 @@ most 45 MB, lossless. Then, on a machine with torch, Pillow, safetensors, PyYAML
 
     python -m experiments.gpu_quarter_hour run cifar10-if100.npz cifar100-if100.npz --out results --minutes 14
 
-    speed    images per second of ResNet-32, U-Net and ViT: eager, CUDA graphs, compiled, both
+    speed    images per second of ResNet-32, U-Net and ViT: eager, CUDA graphs, compiled, both; of three ResNet-32 as one network
+    side     the same of three ResNet-32 in three processes at a time
     ce       LDMLR's CE with mixup, ResNet-32, 200 epochs, three seeds, on each data set
     strong   the stronger single ResNet-32 of config/cifar_strong.yaml, 400 epochs
-    wcdas    WCDAS, both stages, 700 epochs
+    wcdas    WCDAS, both stages, 700 epochs, three seeds
     cbdm     CBDM and DDPM for 3,000 steps each, on the first data set
+
+ce and wcdas train their seeds as one network, side by side or one by one: what speed and side found fastest on this device. A
+line says which and why. A job that has begun goes on in its way: of seeds together no checkpoint is continued apart, nor the
+other way round.
 
 Each job has its own limit (`JOBS` in jobs.py) and ends there with a checkpoint; the same command goes on. After every part
 FOLDER/results.json is whole; after every job so are weights-JOB.zip and training-JOB.zip, the checkpoints of what was stopped, at
