@@ -9,7 +9,7 @@ import torch
 from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.backends import BackendFilter, backend_registry
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import Patch
 from torch import Tensor
 
@@ -62,7 +62,7 @@ def style() -> None:
     )
 
 
-def headline(figure: Figure, title: str) -> None:
+def headline(figure: FigureBase, title: str) -> None:
     """The title of a figure of several panels: at its left edge, as large as those of the panels."""
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
 
