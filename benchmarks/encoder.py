@@ -29,7 +29,7 @@ from lt_utils.models.resnet import CIFAR_MEAN, CIFAR_STD, ResNet, encode
 from lt_utils.recognition.encoders import encoder_loss
 from lt_utils.recognition.mixing import mixup, mixup_loss
 from lt_utils.training.devices import device
-from lt_utils.training.loop import train
+from lt_utils.training.loop import steps_per_epoch, train
 from lt_utils.training.lr_schedules import cosine
 
 ENDLESS = 1_000_000
@@ -130,7 +130,7 @@ def loop(side: str, batch: int | str = 64, augment: str = "weak", **how) -> Iter
 def trained_accuracy(side: str, epochs: int, batch: int = 64, **how) -> float:
     """Test accuracy in percent after so many epochs. how: augment, and for the peer workers."""
     data = cifar_sized(load())
-    steps = epochs * -(-len(data.train_labels) // batch)
+    steps = epochs * steps_per_epoch(len(data.train_labels), batch)
     *_, (_, model) = (ours if side == "ours" else peer)(data, steps, batch, **how)
     # Trained on images that its data set normalised, the peer's network gets them as they are here.
     model.mean.copy_(torch.tensor(CIFAR_MEAN).view(1, -1, 1, 1))

@@ -34,7 +34,7 @@ from lt_utils.metrics.recognition import accuracy
 from lt_utils.models.feature_denoisers import ResidualMLP
 from lt_utils.recognition.encoders import build_encoder, encoder_loss
 from lt_utils.training.ema import EMA
-from lt_utils.training.loop import batch_of, train
+from lt_utils.training.loop import batch_of, steps_per_epoch, train
 from lt_utils.training.lr_schedules import cosine
 
 RATE = 1e-3
@@ -46,7 +46,7 @@ def real_features(width: int, epochs: int) -> Encoded:
     data, batch = load(), 128
     model = build_encoder(data, width=width)
     data = data.to(model.conv1.weight.device)
-    steps = epochs * -(-len(data.train_labels) // batch)
+    steps = epochs * steps_per_epoch(len(data.train_labels), batch)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
     loop = train(
         model,

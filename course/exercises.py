@@ -22,7 +22,7 @@ from pathlib import Path
 from course import gates
 from course.command import command
 from lt_utils.errors import CourseError
-from lt_utils.files import REPOSITORY
+from lt_utils.files import REPOSITORY, write_whole
 from lt_utils.runs.parameters import read_notebook
 
 SOLUTIONS, EXERCISES, MINE = REPOSITORY / "solutions", REPOSITORY / "exercises", REPOSITORY / "my_exercises"
@@ -139,20 +139,14 @@ def build(solutions: Path = SOLUTIONS, target: Path = EXERCISES, *, execute: boo
 
 def start(folder: Path = MINE, source: Path = EXERCISES) -> tuple[list[str], list[str]]:
     """Copy the exercises to a folder to work in; names of what was (made, kept). Nothing that is there is touched."""
-    made, kept = [], []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(source.glob("*.ipynb")):
-            mine = folder / path.name
-            if os.path.lexists(mine):
-                kept.append(path.name)
-                continue
-            part = folder / f".{path.name}.part"  # half a copy would be kept as work
-            part.write_bytes(path.read_bytes())
-            part.rename(mine)
+    made, kept, remedy = [], [], "choose another folder with --to FOLDER"
+    for path in sorted(source.glob("*.ipynb")):
+        mine, content = folder / path.name, path.read_bytes()
+        if os.path.lexists(mine):
+            kept.append(path.name)
+        else:  # written whole: half a copy would be kept as work
+            write_whole(mine, lambda file, content=content: file.write(content), remedy)
             made.append(path.name)
-    except OSError as error:
-        raise CourseError(f"{folder} cannot be written ({error.strerror}): choose another with --to FOLDER.") from error
     return made, kept
 
 

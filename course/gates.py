@@ -16,7 +16,7 @@ from nbformat import NotebookNode
 
 from course.command import command
 from lt_utils.files import REPOSITORY
-from lt_utils.runs.parameters import assignments, read_notebook
+from lt_utils.runs.parameters import assignments, prose, read_notebook
 
 LINES = 30  # of a code cell, at most
 PARAMETERS = 8  # that a learner meets, at most; the rest is folded
@@ -214,9 +214,8 @@ def symbol_table() -> dict[str, str]:
 
 def pace(notebook: dict) -> Iterator[str]:
     """Each section says its minutes, until "What we found"; core and optional ones are told apart and fit an hour."""
-    text = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
     core = total = 0
-    for title in re.findall(r"^## +(.+)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.M):
+    for title in re.findall(r"^## +(.+)$", prose(notebook), re.M):
         if re.search(r"What we found|Exercises|What comes next", title):
             continue
         found = re.search(r" · (\d+) min(, optional)?$", title)

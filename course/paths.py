@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from course.overview import COURSE, built
 from lt_utils.errors import CourseError
-from lt_utils.runs.parameters import notebooks_folder, read_notebook
+from lt_utils.runs.parameters import notebooks_folder, prose, read_notebook
 
 HEADING = re.compile(r"^## +(\d+)\. +(.+?)(?: · (\d+) min(, optional)?)?$", re.M)
 SHORT: dict[str, tuple[int, ...]] = {  # number of a notebook: its sections on the short path
@@ -39,9 +39,7 @@ def sections(notebook: str) -> list[Section]:
         raise CourseError(
             f"There is no notebook {notebook} yet: course/paths.py names it, notebooks/ does not hold it."
         )
-    cells = read_notebook(notebooks_folder() / f"{COURSE[notebook][0]}.ipynb")["cells"]
-    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    found = HEADING.findall(re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+    found = HEADING.findall(prose(read_notebook(notebooks_folder() / f"{COURSE[notebook][0]}.ipynb")))
     return [Section(int(number), title, int(minutes or 0), bool(rest)) for number, title, minutes, rest in found]
 
 

@@ -5,7 +5,6 @@ python -m course readme --from runs/quick   first store what that batch measured
 """
 
 import base64
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -20,8 +19,18 @@ from lt_utils.files import REPOSITORY, read_json, write_json
 from lt_utils.models.pretrained import pretrained_card, pretrained_names
 from lt_utils.progress import duration
 from lt_utils.runs.folder import records
+from lt_utils.runs.parameters import read_notebook
 from lt_utils.viz.image_results import stored_tables
-from lt_utils.viz.tables import MEASURES, average, made_with, markdown, reference_markdown, side_by_side, with_spread
+from lt_utils.viz.tables import (
+    MEASURES,
+    REFERENCES,
+    average,
+    made_with,
+    markdown,
+    reference_markdown,
+    side_by_side,
+    with_spread,
+)
 
 PAGES = ("README.md", "RESULTS.md")
 PICTURE = "00_start_here"  # its first picture is the whole course
@@ -68,7 +77,7 @@ def store(batch: Path, target: Path) -> Path:
 
 def stored(name: str) -> dict:
     """A stored run (notebooks/reference/<name>.json). CourseError if it is missing."""
-    record = read_json(REPOSITORY / "notebooks" / "reference" / f"{name}.json")
+    record = read_json(REFERENCES / f"{name}.json")
     if "rows" not in (record or ()):
         raise CourseError(f"notebooks/reference/{name}.json is missing or broken: restore the file, or make it anew.")
     return record
@@ -205,7 +214,7 @@ def fill(text: str, name: str, content: str, page: str = "README.md") -> str:
 def picture(notebook: str = PICTURE) -> bytes:
     """The first PNG that a stored notebook shows. CourseError if there is none."""
     path = REPOSITORY / "notebooks" / f"{notebook}.ipynb"
-    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+    for cell in read_notebook(path)["cells"]:
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 return base64.b64decode("".join(output["data"]["image/png"]))
@@ -253,10 +262,10 @@ def text_from_records(page: str, text: str) -> str:
 def main(batch: Path | None) -> int:
     """The command line; exit status 0, or 2 with one sentence."""
     if batch:
-        store(batch, REPOSITORY / "notebooks" / "reference" / "quick.json")
+        store(batch, REFERENCES / "quick.json")
     texts = {page: (REPOSITORY / page).read_text(encoding="utf-8") for page in PAGES}
     for page, text in texts.items():
         (REPOSITORY / page).write_text(text_from_records(page, text), encoding="utf-8")
-    (REPOSITORY / "notebooks" / "reference" / "picture.png").write_bytes(picture())
+    (REFERENCES / "picture.png").write_bytes(picture())
     print("README.md, RESULTS.md and notebooks/reference/picture.png hold what is stored.")
     return 0

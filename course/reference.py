@@ -16,7 +16,7 @@ from pathlib import Path
 from course.command import command
 from lt_utils.errors import CourseError, choose
 from lt_utils.files import REPOSITORY, is_name, read_json, write_json
-from lt_utils.viz.tables import average, reference
+from lt_utils.viz.tables import REFERENCES, average, reference
 
 FROM_RECORD = ("versions", "commit", "dirty", "device", "threads", "seconds", "finished")
 NON_METRICS = ("data", "imbalance", "seed")  # columns that are not measured
@@ -107,7 +107,7 @@ def save_reference(
         content["paired"] = facts["paired"]
     if facts.get("classifiers"):
         content["classifiers"] = averaged(facts["classifiers"], ["filled"])
-    path = (target or REPOSITORY / "notebooks" / "reference") / f"{name}.json"
+    path = (target or REFERENCES) / f"{name}.json"
     write_json(path, content | {"note": note})
     return path
 

@@ -27,6 +27,7 @@ from lt_utils.recognition.encoders import train_encoder
 from lt_utils.recognition.masked import balanced_scores, build_vit, finetune, pretrain_masked, transfer
 from lt_utils.runs.provenance import surroundings
 from lt_utils.training import checkpoints
+from lt_utils.viz.tables import REFERENCES
 
 NAME = "11_vision_transformers_bundled"
 SCRATCH = "scratch"
@@ -146,7 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--keep", action="store_true", help="store the result as the reference of notebook 11")
     chosen = parser.parse_args(arguments)
     result = Experiment(read_yaml(chosen.config), chosen.folder).result()
-    target = REPOSITORY / "notebooks" / "reference" if chosen.keep else chosen.folder
+    target = REFERENCES if chosen.keep else chosen.folder
     write_json(target / f"{NAME}.json", result)
     print(f"{len(result['rows'])} rows written to {NAME}.json")
     return 0

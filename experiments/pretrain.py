@@ -18,7 +18,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.utils import save_image
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
 
 from course.command import first_line, resumable
 from lt_utils.data.datasets import BUNDLED_FOLDER, ImageData, data_folder, load
@@ -203,7 +204,8 @@ class Pretraining:
 
     def _sheet(self, name: str, images: Tensor, labels: Tensor) -> None:
         rows = torch.cat([images[labels == c][:PER_ROW] for c in labels.unique()])
-        save_image(rows / 255, self.folder / f"{name}.png", nrow=PER_ROW, padding=2, pad_value=1)
+        sheet = make_grid(rows / 255, nrow=PER_ROW, padding=2, pad_value=1)  # it makes three channels of one
+        to_pil_image(sheet[: rows.shape[1]]).save(self.folder / f"{name}.png", optimize=True)
 
     def _measured_with(self) -> dict:
         return self.settings["measures"] | {

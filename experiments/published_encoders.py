@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from course.command import first_line
+from course.reference import beside_published
 from lt_utils.data import datasets
 from lt_utils.data.longtail import class_counts
 from lt_utils.errors import CourseError
@@ -22,11 +23,9 @@ from lt_utils.models import published, resnet
 from lt_utils.recognition import losses
 from lt_utils.runs.provenance import surroundings
 from lt_utils.training.devices import device
+from lt_utils.viz.tables import REFERENCES
 
 WEIGHTS = {"cifar10": "resnet32_cifar10_lt001.npz", "cifar100": "resnet32_cifar100_lt001.npz"}
-# Top-1 accuracy in percent at imbalance factor 100, from the table in the README of the authors' repository.
-PUBLISHED = {("CE", "cifar10"): 72.46, ("Label shift", "cifar10"): 80.88}
-PUBLISHED |= {("CE", "cifar100"): 41.28, ("Label shift", "cifar100"): 48.58}
 NOTE = (
     "These are the authors' published weights (last of 200 epochs, one seed), evaluated again by this course in "
     "float32; we did not train them. *published* is the authors' table: it agrees within 0.03 points, three test "
@@ -59,9 +58,8 @@ def evaluate(folder: str | Path, name: str, swapped: bool = False) -> list[dict]
     for method, values in (("CE", logits), ("Label shift", losses.label_shift(logits, counts))):
         measured = {"many": None, "medium": None, "few": None} | recognition.scores(values, data.test_labels, counts)
         row = {"method": method, "data": name, "imbalance": 100, "parameters": parameters}
-        row |= {key: measured[key] for key in ("accuracy", "many", "medium", "few", "ece")}
-        rows.append(row | {"published": PUBLISHED[method, name]})
-    return rows
+        rows.append(row | {key: measured[key] for key in ("accuracy", "many", "medium", "few", "ece")})
+    return beside_published(rows)
 
 
 def record(folder: str | Path) -> dict:
@@ -80,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status: 0, or 2 when something is missing."""
     parser = argparse.ArgumentParser(prog="python -m experiments.published_encoders", description=first_line(__doc__))
     parser.add_argument("folder", type=Path, help="folder with " + " and ".join(WEIGHTS.values()))
-    path = REPOSITORY / "notebooks" / "reference" / "03_encoders_as_published.json"
+    path = REFERENCES / "03_encoders_as_published.json"
     try:
         found = record(parser.parse_args(arguments).folder)
         write_json(path, found)

@@ -11,7 +11,7 @@
     viz          figures and tables
 
 They import downwards only: training, data < models, runs < recognition, diffusion, metrics < features, viz.
-Below them all stand cores.py, errors.py, files.py, hashing.py and progress.py.
+Below them all stand cores.py, errors.py, files.py, hashing.py, processes.py and progress.py.
 
 How threads wait for each other is set here, before torch is imported, and inherited by every process that this one starts.
 With the default two threads beside another busy process run about ten times slower, because waiting threads spin instead

@@ -12,7 +12,7 @@ from lt_utils.files import REPOSITORY
 
 # From the ground up: a room imports from lower floors only, or from itself.
 FLOORS = [
-    {"lt_utils._moved", "lt_utils.cores", "lt_utils.errors", "lt_utils.files", "lt_utils.hashing", "lt_utils.progress"},
+    {f"lt_utils.{name}" for name in ("_moved", "cores", "errors", "files", "hashing", "processes", "progress")},
     {"lt_utils.training", "lt_utils.data"},
     {"lt_utils.models", "lt_utils.runs"},
     {"lt_utils.recognition", "lt_utils.diffusion", "lt_utils.metrics"},

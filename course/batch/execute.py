@@ -15,7 +15,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from datetime import UTC, datetime
 from functools import cache
@@ -27,6 +26,7 @@ from course.gates import FIGURES, figures_of
 from course.kernel import own_kernel
 from lt_utils.errors import CourseError
 from lt_utils.files import REPOSITORY, is_damaged, lock, read_json, unlock, write_json
+from lt_utils.processes import when_starter_is_gone
 from lt_utils.runs.folder import folders, move_aside, root
 from lt_utils.runs.parameters import declared, notebook_path, notebooks_folder, read_notebook
 from lt_utils.runs.provenance import surroundings
@@ -39,7 +39,9 @@ def run_one(job: dict, upstream: list[Path]) -> int:
 
     Returns the exit status: 0 finished (or already was), 1 the notebook failed.
     """
-    end_with_batch()
+    if "LT_BATCH" in os.environ:
+        # The group is Snakemake with its other jobs. Kernels are not in it: they see that their starter is gone, and end.
+        when_starter_is_gone(lambda: os.killpg(0, signal.SIGKILL))
     folder = root() / job["parameters"]["RUN"]
     texts = [path.read_text() for path in upstream]
     identity = json.dumps([job, *texts], sort_keys=True)
@@ -244,21 +246,6 @@ def log_event(job: dict, event: str, **facts: object) -> None:
     with open(events, "a", encoding="utf-8") as file:
         file.write(json.dumps({"event": event, "run": name, "time": time.time(), **facts}, ensure_ascii=False) + "\n")
     unlock(events.parent, ".events.lock")
-
-
-def end_with_batch() -> None:
-    """End this process and its group as soon as the batch that started it is gone, however it went (even kill -9).
-
-    The batch, if it says so in LT_BATCH, alone holds the other end of standard input, which then ends with it.
-    """
-
-    def wait() -> None:
-        while os.read(0, 1):
-            pass
-        os.killpg(0, signal.SIGKILL)  # Snakemake and its other jobs, too; kernels see it and end
-
-    if "LT_BATCH" in os.environ:
-        threading.Thread(target=wait, daemon=True).start()
 
 
 def main(arguments: list[str]) -> int:

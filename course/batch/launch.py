@@ -22,6 +22,7 @@ from course.command import first_line
 from lt_utils.cores import cores
 from lt_utils.errors import CourseError
 from lt_utils.files import REPOSITORY, lock, read_json, write_json
+from lt_utils.processes import interrupted_with_parent
 from lt_utils.progress import duration
 from lt_utils.runs.folder import folders, move_aside, root
 from lt_utils.runs.provenance import package_hash
@@ -203,16 +204,17 @@ def _watch(command: list[str], environment: dict, monitor: ProgressMonitor, clus
     before = {one: signal.signal(one, signal.default_int_handler) for one in (signal.SIGINT, signal.SIGTERM)}
     with open(monitor.folder / ".batch" / "snakemake.log", "w", encoding="utf-8") as log:
         # A session of its own: Ctrl-C reaches this process alone, which then ends the others in order. The pipe ends with
-        # this process, and the jobs with the pipe: see execute.end_with_batch.
+        # this process, and the jobs with the pipe.
         streams = dict(stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
-        if cluster:  # where no job holds the other end of the pipe
-            streams["preexec_fn"] = slurm.ends_with_parent()
+        if cluster:
+            # No job reads the pipe there: Snakemake itself is told, and cancels them, or nobody would follow them.
+            streams["preexec_fn"] = interrupted_with_parent()
         process = subprocess.Popen(command, env=environment, start_new_session=True, **streams)
     try:
         while process.poll() is None:
             time.sleep(0.3)
             monitor.update()
-            if "MAKELEVEL" in os.environ and os.getppid() != parent:
+            if "MAKELEVEL" in os.environ and os.getppid() != parent:  # make opens no pipe
                 raise KeyboardInterrupt
         monitor.update()
     except BaseException:

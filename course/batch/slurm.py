@@ -1,14 +1,11 @@
 """Where SLURM runs the jobs of a batch: their threads, what became of them, and what a killed batch has left in the queue."""
 
-import ctypes
 import os
 import re
 import shutil
-import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 
 from lt_utils.cores import slurm_cores
@@ -67,15 +64,6 @@ def cancel_leftovers(log: Path) -> int:
             raise CourseError(f"SLURM does not end jobs of an earlier batch: {', '.join(still)}; scancel them first.")
         time.sleep(1)
     return len(jobs)
-
-
-def ends_with_parent() -> Callable[[], object] | None:
-    """For Popen's preexec_fn, on Linux: the new process is interrupted as soon as this one is gone, even by a kill -9.
-
-    Snakemake then cancels its jobs. Without it nobody would follow them, and the next batch would start them once more.
-    """
-    libc = ctypes.CDLL(None)
-    return partial(libc.prctl, 1, int(signal.SIGINT)) if hasattr(libc, "prctl") else None  # 1: PR_SET_PDEATHSIG
 
 
 class SlurmLog:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from course.checks.long_tailed_data import CIFAR10
-from course.checks.tools import Case, Random, Refusals, Wrong, exercise, logits_like, numbers, pieces, seeded
+from course.checks.tools import Case, Random, Refusals, Wrong, ahead, exercise, logits_like, numbers, pieces, seeded
 from lt_utils.metrics.statistics import student
 
 CONTROLS = ("No generation", "Resampled real", "Class Gaussian", "Uniform noise")
@@ -206,29 +206,18 @@ def _beats(
 ) -> bool:
     """Whether the method is ahead of every rival, by more than half of the 95 % interval of the difference (`together`:
     paired) unless `errors` is False."""
-    ours = torch.tensor(results[METHOD], dtype=torch.float64)
-    for theirs in (torch.tensor(results[rival], dtype=torch.float64) for rival in rivals):
-        variance = (ours - theirs).var() if together else ours.var() + theirs.var()
-        half = student(len(ours)) * (variance / len(ours)).sqrt() if errors else 0.0
-        if (ours - theirs).mean() <= half:
-            return False
-    return True
+    return all(ahead(results[METHOD], results[rival], errors, together) for rival in rivals)
 
 
 def _tables_with_known_truth(random: Random) -> list[tuple[bool, dict[str, list[float]]]]:
     """Result tables with the verdict that they deserve: five seeds, whose effect all methods share. In each false one
     something else explains the gain."""
 
-    def scatter(size: float) -> Tensor:
-        """Five numbers with mean 0 and exactly this deviation."""
-        x = random.normal(5)
-        return size * (x - x.mean()) / x.std()
-
     def table(tops: Mapping[str, float], noise: float = 0.1) -> dict[str, list[float]]:
-        seeds = 70 + scatter(2.0)
+        seeds = 70 + random.scatter(2.0)
         heights = {BASELINE: -6.0} | dict.fromkeys(CONTROLS, 0.0) | tops
         return {
-            name: (seeds + height + scatter(noise if name == METHOD else 0.05)).tolist()
+            name: (seeds + height + random.scatter(noise if name == METHOD else 0.05)).tolist()
             for name, height in heights.items()
         }
 

@@ -9,11 +9,6 @@ from torch import Tensor
 from course.checks.tools import Case, Random, Refusals, exercise, logits_like, near, predicted
 
 
-def _prior(num_classes: int, random: Random) -> tuple[list[int], Tensor]:
-    counts = torch.randint(3, 900, (num_classes,), generator=random)
-    return counts.tolist(), counts.double() / counts.sum()
-
-
 @exercise(
     "3.1",
     "Bayes' rule holds for 20 random priors, for any test prior",
@@ -24,9 +19,9 @@ def _prior(num_classes: int, random: Random) -> tuple[list[int], Tensor]:
 def to_test_prior(answer: Callable, random: Random, trial: int) -> Case:
     """answer(logits [B, C], counts [C], test_prior [C]) -> logits [B, C] of a classifier for the test prior."""
     classes = random.whole(3, 8)
-    counts, train = _prior(classes, random)
+    counts, train = random.prior(classes)
     even = torch.full((classes,), 1 / classes).double()
-    test = even if trial % 2 else _prior(classes, random)[1]
+    test = even if trial % 2 else random.prior(classes)[1]
     # A world with 30 different images: p(x | c) is drawn, and everything else follows from Bayes' rule.
     given_class = torch.softmax(random.normal(classes, 30), 1)
     posterior, right = (weight[:, None] * given_class for weight in (train, test))
@@ -58,7 +53,7 @@ def to_test_prior(answer: Callable, random: Random, trial: int) -> Case:
 def adjusted_loss(answer: Callable, random: Random) -> Case:
     """answer(logits [B, C], labels [B], counts [C]) -> the logit-adjusted cross-entropy, one number."""
     classes, batch = random.whole(3, 8), random.whole(5, 12)
-    counts, prior = _prior(classes, random)
+    counts, prior = random.prior(classes)
     logits = 2 * random.normal(batch, classes)
     labels = torch.randint(classes, (batch,), generator=random)
     weighted = prior * logits.exp()

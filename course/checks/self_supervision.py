@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from course.checks.tools import Case, Random, Refusals, Wrong, exercise, numbers, pieces, seeded
-from lt_utils.metrics.statistics import student
+from course.checks.tools import Case, Random, Refusals, Wrong, ahead, exercise, numbers, pieces, seeded
 
 
 @exercise("10.1", "every turn equally often, in random order, and each label names the turn that was made", times=5)
@@ -174,24 +173,16 @@ def _fair(table: Table) -> int:
 
 def _ahead(table: Table, rival: int, errors: bool = True, together: bool = True) -> bool:
     """Whether pretrained is ahead of scratch with `rival` passes, by more than half of the 95 % interval unless not `errors`."""
-    ours, theirs = (torch.tensor(values, dtype=torch.float64) for values in (table[3], table[4][rival]))
-    variance = (ours - theirs).var() if together else ours.var() + theirs.var()
-    half = student(len(ours)) * (variance / len(ours)).sqrt() if errors else 0.0
-    return bool((ours - theirs).mean() > half)
+    return ahead(table[3], table[4][rival], errors, together)
 
 
 def _bargains(random: Random) -> list[tuple[bool, Table]]:
     """Tables with the verdict that they deserve: five seeds, whose effect all methods share."""
 
-    def scatter(size: float) -> Tensor:
-        """Five numbers with mean 0 and exactly this deviation."""
-        x = random.normal(5)
-        return size * (x - x.mean()) / x.std()
-
     def table(pretraining: int, tasks: int, heights: Mapping[int, float], lead: float, noise: float = 0.1) -> Table:
-        seeds = 60 + scatter(2.0)
-        scratch = {passes: (seeds + height + scatter(0.05)).tolist() for passes, height in heights.items()}
-        return pretraining, 20, tasks, (seeds + lead + scatter(noise)).tolist(), scratch
+        seeds = 60 + random.scatter(2.0)
+        scratch = {passes: (seeds + height + random.scatter(0.05)).tolist() for passes, height in heights.items()}
+        return pretraining, 20, tasks, (seeds + lead + random.scatter(noise)).tolist(), scratch
 
     curve: Mapping[int, float] = {20: 0.0, 40: 5.0, 100: 8.0, 120: 9.0}
     cheap: Sequence[int] = (20, 24, 30, 40, 60, 120)

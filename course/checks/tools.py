@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lt_utils.metrics.statistics import student
+
 Refusals = Mapping[str, bool]  # the sentence of each mistake, and whether it was made
 
 
@@ -32,6 +34,16 @@ class Random(torch.Generator):
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers, float64."""
         return torch.randn(shape, generator=self, dtype=torch.float64)
+
+    def scatter(self, size: float, n: int = 5) -> Tensor:
+        """n numbers with mean 0 and exactly this deviation."""
+        x = self.normal(n)
+        return size * (x - x.mean()) / x.std()
+
+    def prior(self, num_classes: int) -> tuple[list[int], Tensor]:
+        """Training images of each class, 3 to 899, and their shares, float64 [num_classes]."""
+        counts = torch.randint(3, 900, (num_classes,), generator=self)
+        return counts.tolist(), counts.double() / counts.sum()
 
 
 class Wrong(AssertionError):
@@ -229,6 +241,17 @@ def predicted(answer: Callable, count: int, names: str) -> list[float]:
 def near(value: float, measured: float, band: float) -> bool:
     """Whether a predicted number lies within `band` of the measured one."""
     return abs(value - measured) <= band
+
+
+def ahead(ours: Sequence[float], theirs: Sequence[float], errors: bool = True, together: bool = True) -> bool:
+    """Whether one method is ahead of another, by more than half of the 95 % interval of the difference over the seeds.
+
+    together: the differences are paired. errors=False: by any amount.
+    """
+    ours, theirs = (torch.tensor(values, dtype=torch.float64) for values in (ours, theirs))
+    variance = (ours - theirs).var() if together else ours.var() + theirs.var()
+    half = student(len(ours)) * (variance / len(ours)).sqrt() if errors else 0.0
+    return bool((ours - theirs).mean() > half)
 
 
 def seeded(answer: Callable, *inputs: object, seed: int) -> Iterator[object]:

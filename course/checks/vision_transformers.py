@@ -10,11 +10,6 @@ from course.checks.tools import Case, Random, Refusals, Wrong, exercise, logits_
 from lt_utils.metrics.statistics import STUDENT
 
 
-def _counts(num_classes: int, random: Random) -> tuple[list[int], Tensor]:
-    counts = torch.randint(3, 900, (num_classes,), generator=random)
-    return counts.tolist(), counts.double() / counts.sum()
-
-
 @exercise(
     "11.1",
     "loss and start value of balanced BCE, for 20 random priors",
@@ -25,7 +20,7 @@ def _counts(num_classes: int, random: Random) -> tuple[list[int], Tensor]:
 def balanced_bce(answer: Callable, random: Random) -> Iterator[Case]:
     """answer(logits [B, C], labels [B], counts [C]) -> balanced BCE, and the bias [C] at which plain BCE is the same training."""
     classes, batch = random.whole(3, 8), random.whole(5, 12)
-    counts, prior = _counts(classes, random)
+    counts, prior = random.prior(classes)
     logits = 2 * random.normal(batch, classes)
     labels = torch.randint(classes, (batch,), generator=random)
     loss, start = pieces(answer(logits, labels, counts), 2, "the loss and the start value")
@@ -76,7 +71,7 @@ def balanced_bce(answer: Callable, random: Random) -> Iterator[Case]:
 def exact_scores(answer: Callable, random: Random) -> Case:
     """answer(logits [B, C], counts [C]) -> scores [B, C], log p(x | c) up to a constant for each image."""
     classes = random.whole(3, 8)
-    counts, prior = _counts(classes, random)
+    counts, prior = random.prior(classes)
     density = torch.softmax(random.normal(classes, 30), 1)  # p(x | c) of a world with 30 different images
     joint = prior[:, None] * density
     posterior = (joint / joint.sum(0)).T

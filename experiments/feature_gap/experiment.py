@@ -32,14 +32,14 @@ from experiments.feature_gap.crossfit import fold_encoders, fold_of
 from lt_utils.data import datasets
 from lt_utils.errors import CourseError
 from lt_utils.features.encoding import encode_data
-from lt_utils.files import REPOSITORY, read_json, write_json
+from lt_utils.files import read_json, write_json
 from lt_utils.metrics.recognition import scores
 from lt_utils.metrics.statistics import paired_difference
 from lt_utils.recognition.encoders import train_encoder
 from lt_utils.recognition.losses import label_shift
 from lt_utils.runs.folder import Run, lock_run_folder
 from lt_utils.training.devices import device
-from lt_utils.viz.tables import markdown, with_spread
+from lt_utils.viz.tables import REFERENCES, markdown, with_spread
 
 NAME = "08_where_the_cause_lies"
 COLUMNS = ("features", "method", "correction")
@@ -169,8 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
     result = f"Diffusion chosen on the folds, {best[0]['diffusion'].split(' (')[0]}, {differences}."
     if chosen.keep:
         title = f"{data.name}, ResNet-8 of {chosen.epochs} epochs, {chosen.folds} folds, {chosen.seeds} seeds"
-        folder = REPOSITORY / "notebooks" / "reference"
-        path = save_reference(chosen.to, NAME, title, NOTE + result, COLUMNS, folder)
+        path = save_reference(chosen.to, NAME, title, NOTE + result, COLUMNS, REFERENCES)
         by_group = averaged(ratios, ("features", "group"))
         write_json(path, read_json(path) | {"rows": table, "differences": found, "ratios": by_group})
     print(markdown([with_spread(line) for line in table], digits=2), markdown(found, digits=2), result, sep="\n\n")

@@ -3,7 +3,6 @@
 The features of an encoder under training move, so the source of the added ones is fitted again every few epochs.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from lt_utils.features.augmentation import Source, topup_amounts
 from lt_utils.models.resnet import ResNet, encode
 from lt_utils.recognition.encoders import build_encoder, encoder_loss
 from lt_utils.training.devices import device
-from lt_utils.training.loop import step_now, train_to_end
+from lt_utils.training.loop import step_now, steps_per_epoch, train_to_end
 from lt_utils.training.lr_schedules import cosine
 
 
@@ -97,7 +96,7 @@ def train_jointly(
         raise CourseError("All classes have the same number of images: there is nothing to fill up.")
     model = JointModel(build_encoder(data, method, depth, seed=seed), sum(amounts))
     real_loss = encoder_loss(method, data, data.size // 8)
-    in_epoch = math.ceil(n / batch_size)
+    in_epoch = steps_per_epoch(n, batch_size)
 
     def loss(model: JointModel, index: Tensor) -> Tensor:
         epoch, place = divmod(step_now(seed), in_epoch)

@@ -5,11 +5,16 @@ most 45 MB, lossless. Then, on a machine with torch, Pillow, safetensors, PyYAML
 
     python -m experiments.gpu_quarter_hour run cifar10-if100.npz cifar100-if100.npz --out results --minutes 14
 
-    speed    images per second of ResNet-32, U-Net and ViT: eager, CUDA graphs, compiled, both
+    speed    images per second of ResNet-32, U-Net and ViT: eager, CUDA graphs, compiled, both; of three ResNet-32 as one network
+    side     the same of three ResNet-32 in three processes at a time
     ce       LDMLR's CE with mixup, ResNet-32, 200 epochs, three seeds, on each data set
     strong   the stronger single ResNet-32 of config/cifar_strong.yaml, 400 epochs
-    wcdas    WCDAS, both stages, 700 epochs
+    wcdas    WCDAS, both stages, 700 epochs, three seeds
     cbdm     CBDM and DDPM for 3,000 steps each, on the first data set
+
+ce and wcdas train their seeds as one network, side by side or one by one: what speed and side found fastest on this device. A
+line says which and why. A job that has begun goes on in its way: of seeds together no checkpoint is continued apart, nor the
+other way round.
 
 Each job has its own limit (`JOBS` in jobs.py) and ends there with a checkpoint; the same command goes on. After every part
 FOLDER/results.json is whole; after every job so are weights-JOB.zip and training-JOB.zip, the checkpoints of what was stopped, at
@@ -21,8 +26,6 @@ import argparse
 import os
 import signal
 import sys
-import threading
-import time
 from pathlib import Path
 
 import torch
@@ -35,6 +38,7 @@ from lt_utils import progress
 from lt_utils.data.datasets import load
 from lt_utils.errors import CourseError
 from lt_utils.files import write_json
+from lt_utils.processes import when_starter_is_gone
 
 
 def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -55,23 +59,11 @@ def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
     part = commands.add_parser("part", help="one part of a job; `run` starts these")
     for name in ("job", "name", "variant"):
         part.add_argument(name)
-    part.add_argument("parent", type=int, help="process that started it")
     part.add_argument("--data", type=Path, required=True)
     part.add_argument("--folder", type=Path, required=True)
     for command in (run, part):
         command.add_argument("--tiny", action="store_true", help="a dry run")
     return parser.parse_args(arguments)
-
-
-def end_with(parent: int) -> None:
-    """Interrupt this process, which then saves, as soon as the one that started it is gone, however it went (even kill -9)."""
-
-    def wait() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def do_part(job: str, name: str, variant: str, data: Path, folder: Path, tiny: bool) -> None:
@@ -100,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise CourseError("Two packed data sets have one name: rename one of the files.")
         Runner(**given).run()
     else:
-        end_with(given.pop("parent"))
+        when_starter_is_gone(lambda: os.kill(os.getpid(), signal.SIGINT))  # Ctrl-C: the part saves, and ends
         do_part(**given)
     return 0
 

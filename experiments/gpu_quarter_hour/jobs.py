@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ from lt_utils.models.resnet import ResNet, encode
 from lt_utils.models.unet import published_unet
 from lt_utils.recognition.encoders import RECIPES, train_encoder
 from lt_utils.recognition.losses import label_shift
+from lt_utils.recognition.together import train_encoders
 from lt_utils.recognition.two_stage import HEAD_RECIPE, finetune_head
 from lt_utils.training.checkpoints import load_model, save_model
 from lt_utils.training.devices import device
@@ -33,7 +35,10 @@ OMEGA, PER_CLASS, SAMPLE_STEPS = 1.5, 20, 50
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a job: which data, which seed or variant. Its files are named after it."""
+    """A part of a job: which data, which variant; "seed0-seed1" are seeds that are trained as one network.
+
+    Its files are named after it.
+    """
 
     job: str
     data: str
@@ -43,6 +48,11 @@ class Part:
     def name(self) -> str:
         """<job>-<data set>-<variant>, for files."""
         return f"{self.job}-{self.data}-{self.variant}"
+
+    @property
+    def rows(self) -> list["Part"]:
+        """What has a row of its own in the results: each seed, or the part itself."""
+        return [Part(self.job, self.data, variant) for variant in self.variant.split("-")]
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,7 @@ def measured(model: ResNet, data: ImageData, shifted: bool) -> dict:
     }
 
 
-def compiled_or_not(train: Callable, context: Context) -> tuple[torch.nn.Module, str]:
+def compiled_or_not(train: Callable, context: Context) -> tuple[Any, str]:
     """train(compiled=True) where there are CUDA graphs; should that fail, without, from its checkpoint. Also how it went."""
     if not context.compiled:
         return train(compiled=False), "eager"
@@ -92,24 +102,33 @@ def compiled_or_not(train: Callable, context: Context) -> tuple[torch.nn.Module,
         return train(compiled=False), f"eager, for compiling failed: {type(error).__name__}: {error}"[:300]
 
 
+def encoders(part: Part, context: Context, compiled: bool) -> list[ResNet]:
+    """The encoders of a part, one for each of its seeds, by the recipe that the job is called after; several as one network."""
+    recipe = RECIPES[part.job] | (TINY if context.tiny else {}) | {"checkpoint": context.checkpoint(part)}
+    seeds = [int(row.variant.removeprefix("seed")) for row in part.rows]
+    if len(seeds) == 1:
+        return [train_encoder(context.data, **recipe, seed=seeds[0], compiled=compiled)]
+    return train_encoders(context.data, **recipe, seeds=seeds, compiled="reduce-overhead" if compiled else "")
+
+
 def encoder(part: Part, context: Context) -> Iterator[dict]:
-    """Train one encoder by the recipe that the job is called after; WCDAS with its second stage."""
-    recipe = RECIPES[part.job] | (TINY if context.tiny else {})
-    seed, data = int(part.variant.removeprefix("seed")), context.data
-    train = functools.partial(train_encoder, data, **recipe, seed=seed, checkpoint=context.checkpoint(part))
-    model, way = compiled_or_not(train, context)
-    first = {} if part.job != "wcdas" else {"first stage": measured(model, data, True)}
-    if part.job == "wcdas":
-        stage = HEAD_RECIPE | ({"epochs": 1, "batch_size": 16} if context.tiny else {})
-        model = finetune_head(model, data, **stage, seed=seed, checkpoint=context.folder / f"{part.name}.head")
-    save_model(context.weights(part), model, recipe=part.job, data=data.key, seed=seed)
-    yield {
-        "scores": measured(model, data, part.job == "ce"),
-        **first,
-        "epochs": recipe["epochs"],
-        "way": way,
-        "complete": True,
-    }
+    """Train one encoder, or those of several seeds; WCDAS with its second stage."""
+    epochs, data = (TINY if context.tiny else RECIPES[part.job])["epochs"], context.data
+    trained, way = compiled_or_not(functools.partial(encoders, part, context), context)
+    each: dict[str, dict] = {}
+    for row, model in zip(part.rows, trained, strict=True):
+        seed = int(row.variant.removeprefix("seed"))
+        first = {} if part.job != "wcdas" else {"first stage": measured(model, data, True)}
+        if part.job == "wcdas":
+            stage = HEAD_RECIPE | ({"epochs": 1, "batch_size": 16} if context.tiny else {})
+            # Named after the part: trained alone or together, the first stage differs in its last digits.
+            model = finetune_head(
+                model, data, **stage, seed=seed, checkpoint=context.folder / f"{part.name}.head{seed}"
+            )
+        save_model(context.weights(row), model, recipe=part.job, data=data.key, seed=seed)
+        each[row.variant] = {"scores": measured(model, data, part.job == "ce"), **first}
+        complete = len(each) == len(trained)
+        yield {"each": each, "epochs": epochs, "way": way, "complete": complete}
 
 
 def generator(part: Part, context: Context) -> Iterator[dict]:
@@ -177,7 +196,8 @@ def generator(part: Part, context: Context) -> Iterator[dict]:
 class Job:
     """A job: seconds it may take at most, what a part of it does, and its parts for the names of the data sets.
 
-    side: how many parts run at a time.
+    side: how many parts run at a time. speed_of: the network of the job speed whose rows say how its seeds are trained
+    (ways.py); "": each apart.
     """
 
     seconds: float
@@ -185,12 +205,12 @@ class Job:
     variants: tuple[str, ...]
     first_only: bool = False  # for the first data set only
     side: int = 3
+    speed_of: str = ""
 
-    def parts(self, name: str, data: list[str]) -> list[Part]:
-        """Its parts, the first variant of all data sets first."""
-        return [
-            Part(name, one, variant) for variant in self.variants for one in (data[:1] if self.first_only else data)
-        ]
+    def parts(self, name: str, data: list[str], together: bool = False) -> list[Part]:
+        """Its parts, the first variant of all data sets first; together: one for each data set, with all variants."""
+        variants = ["-".join(self.variants)] if together else self.variants
+        return [Part(name, one, variant) for variant in variants for one in (data[:1] if self.first_only else data)]
 
 
 def measure_speed(part: Part, context: Context) -> Iterator[dict]:
@@ -198,10 +218,19 @@ def measure_speed(part: Part, context: Context) -> Iterator[dict]:
     yield from speed.rows(part.variant, context.data, context.tiny)
 
 
+def measure_side(part: Part, context: Context) -> Iterator[dict]:
+    """Images per second of one of the processes that train a ResNet-32 each at the same time."""
+    way = speed.BEST if context.compiled else "eager"
+    data = context.data.to(device())
+    yield {"rows": [speed.measure("resnet32", way, data, context.tiny, lasting=3 * speed.MEASURED)], "complete": True}
+
+
+SEEDS = tuple(f"seed{seed}" for seed in range(speed.SEEDS))
 JOBS = {
-    "speed": Job(150, measure_speed, tuple(speed.NETWORKS), first_only=True, side=1),
-    "ce": Job(420, encoder, ("seed0", "seed1", "seed2")),
-    "strong": Job(300, encoder, ("seed0",), side=2),
-    "wcdas": Job(300, encoder, ("seed0",), side=2),
+    "speed": Job(210, measure_speed, tuple(speed.NETWORKS), first_only=True, side=1),
+    "side": Job(60, measure_side, SEEDS, first_only=True),
+    "ce": Job(420, encoder, SEEDS, speed_of="resnet32"),
+    "strong": Job(300, encoder, SEEDS[:1], side=2),
+    "wcdas": Job(300, encoder, SEEDS, side=2, speed_of="wcdas"),
     "cbdm": Job(240, generator, ("regular", "balanced"), first_only=True, side=1),
 }

@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from experiments.gpu_quarter_hour.jobs import JOBS, Job, Part
+from experiments.gpu_quarter_hour import ways
+from experiments.gpu_quarter_hour.jobs import JOBS, Part
 from lt_utils.files import REPOSITORY, read_json, write_json, write_whole
 from lt_utils.runs.provenance import surroundings
 
@@ -48,6 +49,7 @@ class Runner:
         about = surroundings()
         about["commit"] = about["commit"] or commit or None
         self.results = {"title": "A quarter of an hour on a GPU", **about, "jobs": before.get("jobs", {})}
+        self.results["ways"] = before.get("ways", {})
 
     def write(self) -> None:
         """Write all that is known, whole."""
@@ -58,30 +60,51 @@ class Runner:
         """The record of a part, made if there is none."""
         return self.results["jobs"].setdefault(part.job, {}).setdefault(f"{part.data} {part.variant}", {})
 
+    def status(self, part: Part) -> str:
+        """How a part ended; "" if it has not. Of several seeds the first that is not done speaks for all."""
+        found = [self.record(row).get("status", "") for row in part.rows]
+        return next((status for status in found if status != "done"), "done")
+
     def run(self) -> None:
         """All jobs, in order; what is finished is not done again."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.restore()
         for name in self.only:
-            job = JOBS[name]
-            parts = job.parts(name, list(self.data))
-            waiting = [part for part in parts if self.record(part).get("status") != "done"]
-            self.job(job, waiting, min(self.end, time.monotonic() + job.seconds))
+            job, deadline = JOBS[name], min(self.end, time.monotonic() + JOBS[name].seconds)
+            way = self.way(name, deadline)
+            parts = job.parts(name, list(self.data), way == ways.TOGETHER)
+            waiting = [part for part in parts if self.status(part) != "done"]
+            # Seeds together: one data set after the other, so that one at most is stopped, whose checkpoint can be carried away.
+            self.job(waiting, deadline, job.side if way in ("", ways.SIDE) else 1)
             self.keep(name, parts)
             self.write()
 
-    def job(self, job: Job, waiting: list[Part], deadline: float) -> None:
+    def way(self, name: str, deadline: float) -> str:
+        """How the job trains its seeds: as it has begun, else the fastest way; "" where there is nothing to choose."""
+        if not (network := JOBS[name].speed_of):
+            return ""
+        begun = self.results["ways"].get(name)
+        found = ways.rates(self.results["jobs"], network, self.results["device"])
+        way, why = (begun["way"], begun["why"]) if begun else ways.fastest(found)
+        print(f"{name}: " + "as it has begun, " * bool(begun) + f"seeds {why}", flush=True)
+        if time.monotonic() < deadline - GRACE:  # it begins now, and shall go on so
+            self.results["ways"][name] = {"way": way, "why": why}
+            self.write()
+        return way
+
+    def job(self, waiting: list[Part], deadline: float, side: int) -> None:
         """The parts of one job, `side` at a time, until the deadline."""
         running: dict[Part, tuple[subprocess.Popen, float]] = {}
         try:
             while waiting or running:
                 late = time.monotonic() > deadline - GRACE
-                while waiting and (late or len(running) < job.side):
+                while waiting and (late or len(running) < side):
                     part = waiting.pop(0)
                     if late:
                         how_far = self.how_far(part)
-                        self.record(part).setdefault("status", "not begun: its job's time was up")
-                        self.record(part).update(how_far)
+                        for row in part.rows:
+                            self.record(row).setdefault("status", "not begun: its job's time was up")
+                            self.record(row).update(how_far)
                         print(f"{part.name}: no time left", flush=True)
                     else:
                         begin = time.monotonic()
@@ -101,24 +124,15 @@ class Runner:
 
     def start(self, part: Part) -> subprocess.Popen:
         """The process of a part; what it prints goes to a file beside its checkpoint."""
-        command = [
-            sys.executable,
-            "-m",
-            "experiments.gpu_quarter_hour",
-            "part",
-            part.job,
-            part.data,
-            part.variant,
-            str(os.getpid()),
-        ]
+        command = [sys.executable, "-m", "experiments.gpu_quarter_hour", "part", part.job, part.data, part.variant]
         command += ["--data", str(self.data[part.data]), "--folder", str(self.folder), *["--tiny"] * self.tiny]
         paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
         environment = os.environ | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
         with open(self.folder / f"{part.name}.log", "a", encoding="utf-8") as log:
             # A session of its own: the workers of the compiler end with it, and Ctrl-C here reaches it through us alone.
-            return subprocess.Popen(
-                command, stdout=log, stderr=log, env=environment, start_new_session=True, cwd=REPOSITORY
-            )
+            # The pipe ends with this process, and the part with the pipe.
+            streams = dict(stdin=subprocess.PIPE, stdout=log, stderr=log)
+            return subprocess.Popen(command, env=environment, start_new_session=True, cwd=REPOSITORY, **streams)
 
     def stop(self, running: dict, deadline: float) -> None:
         """Ask each part once to end; after the deadline, end it by force."""
@@ -146,20 +160,25 @@ class Runner:
 
     def note(self, part: Part, code: int, seconds: float) -> None:
         """Record how a part ended, with what it measured until then."""
-        record, found = self.record(part), read_json(self.folder / f"{part.name}.json") or {}
-        complete = bool(found.pop("complete", False)) and code == 0
+        found = read_json(self.folder / f"{part.name}.json") or {}
+        complete, each = bool(found.pop("complete", False)) and code == 0, found.pop("each", {})
         log = (self.folder / f"{part.name}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         stopped = code in (130, -signal.SIGINT, -signal.SIGKILL)
-        for old in ("error", "at", "step", "of"):  # of an earlier try
-            record.pop(old, None)
-        record |= found | (self.how_far(part) if not complete else {})
-        record["status"] = "done" if complete else "stopped at its deadline" if stopped else "failed"
-        if record["status"] == "failed":
-            record["error"] = "\n".join(log[-8:])[-1500:] or f"ended with status {code}, and said nothing"
-        record["seconds"] = round(record.get("seconds", 0) + seconds, 1)  # of all tries
-        record |= {key: self.results[key] for key in ("device", "commit", "package")}
-        told = f", step {record['step']:,} of {record['of']:,}" if "step" in record and not complete else ""
-        print(f"{part.name}: {record['status']}, {seconds:.0f} s{told}", flush=True)
+        status = "done" if complete else "stopped at its deadline" if stopped else "failed"
+        how_far = {} if complete else self.how_far(part)
+        for row in part.rows:
+            record = self.record(row)
+            for old in ("error", "at", "step", "of"):  # of an earlier try
+                record.pop(old, None)
+            record |= found | each.get(row.variant, {}) | how_far | {"status": status}
+            if status == "failed":
+                record["error"] = "\n".join(log[-8:])[-1500:] or f"ended with status {code}, and said nothing"
+            record["seconds"] = round(record.get("seconds", 0) + seconds, 1)  # of all tries
+            if len(part.rows) > 1:
+                record["seeds at once"] = len(part.rows)  # in these seconds
+            record |= {key: self.results[key] for key in ("device", "commit", "package")}
+        told = f", step {how_far['step']:,} of {how_far['of']:,}" if how_far else ""
+        print(f"{part.name}: {status}, {seconds:.0f} s{told}", flush=True)
         self.write()
 
     def keep(self, name: str, parts: list[Part]) -> None:
@@ -167,7 +186,7 @@ class Runner:
 
         A file has 16 MB at most; what does not fit is named in the results.
         """
-        stopped = [part.name for part in parts if self.record(part).get("status", "").startswith("stopped")]
+        stopped = [part.name for part in parts if self.status(part).startswith("stopped")]
         wanted = {"weights": sorted(self.folder.glob(f"{name}-*.safetensors"))}
         wanted["training"] = [path for one in stopped if (path := self.folder / f"{one}.training").exists()]
         for what, files in wanted.items():

@@ -1,4 +1,5 @@
-"""Images per second of a training step: eager, compiled, as CUDA graphs; and how long the device itself works on one."""
+"""Images per second of a training step: eager, compiled, as CUDA graphs, of several seeds as one network; and how long the device
+itself works on one."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,18 +15,23 @@ from lt_utils.models.resnet import ResNet
 from lt_utils.models.unet import published_unet
 from lt_utils.models.vit import ViT
 from lt_utils.recognition.encoders import encoder_loss
+from lt_utils.recognition.together import Together, joint_loss
 from lt_utils.training.devices import device, precision_for
 from lt_utils.training.loop import train
 
 WARM_UP, MEASURED = 10, 4.0  # steps; seconds
+SEEDS = 3  # as many as the jobs train
 
 
-def resnet(data: ImageData, tiny: bool) -> tuple[nn.Module, Callable, int]:
+def resnet(data: ImageData, tiny: bool, head: str = "linear") -> tuple[nn.Module, Callable, int]:
     """LDMLR's: ResNet-32, mixup, batch 64."""
-    model = ResNet(
-        data.num_classes, data.channels, 8 if tiny else 32, mean=(0.5,) * data.channels, std=(0.25,) * data.channels
-    )
-    return model, encoder_loss("ce-mixup", data), 64
+    depth, same = 8 if tiny else 32, dict(mean=(0.5,) * data.channels, std=(0.25,) * data.channels)
+    return ResNet(data.num_classes, data.channels, depth, head=head, **same), encoder_loss("ce-mixup", data), 64
+
+
+def wcdas(data: ImageData, tiny: bool) -> tuple[nn.Module, Callable, int]:
+    """The first stage of WCDAS: ResNet-32 with its head, AutoAugment, batch 256."""
+    return resnet(data, tiny, "wcdas")[0], encoder_loss("wcdas", data, augment="autoaugment"), 256
 
 
 def unet(data: ImageData, tiny: bool) -> tuple[nn.Module, Callable, int]:
@@ -52,7 +58,7 @@ def vit(data: ImageData, tiny: bool) -> tuple[nn.Module, Callable, int]:
     return ViT(data.num_classes, **size, **same), loss, 256
 
 
-NETWORKS = {"resnet32": resnet, "unet": unet, "vit": vit}
+NETWORKS = {"resnet32": resnet, "unet": unet, "vit": vit, "wcdas": wcdas}
 
 
 class Graphed(nn.Module):
@@ -73,12 +79,24 @@ class Graphed(nn.Module):
         return self.graph(*inputs)
 
 
+BEST = "compiled, CUDA graphs"  # the way of the jobs that train encoders
 WAYS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "eager": lambda model: model,
+    BEST: lambda model: torch.compile(model, dynamic=False, mode="reduce-overhead"),
     "CUDA graphs": Graphed,
     "compiled": lambda model: torch.compile(model, dynamic=False),
-    "compiled, CUDA graphs": lambda model: torch.compile(model, dynamic=False, mode="reduce-overhead"),
 }
+
+
+def ways(network: str) -> list[tuple[int, str]]:
+    """Seeds and way of each row of a network, in order of worth: first what decides how the jobs train their seeds."""
+    graphs = device().type == "cuda"
+    if network == "wcdas":
+        return [(1, BEST), (SEEDS, BEST)] if graphs else [(1, "eager"), (SEEDS, "eager")]
+    one = [(1, way) for way in (WAYS if graphs else ["eager"])]
+    if network != "resnet32":
+        return one
+    return [*one[:2], (SEEDS, BEST), (SEEDS, "eager"), *one[2:]] if graphs else [*one, (SEEDS, "eager")]
 
 
 def _wait() -> None:
@@ -104,24 +122,34 @@ def _device_work(steps: Iterator) -> dict[str, float]:
     return {"kernels a step": sum(one.count for one in found) / 5, "device ms a step": round(time_us / 5000, 3)}
 
 
-def measure(network: str, way: str, data: ImageData, tiny: bool) -> dict:
-    """One row: images per second, milliseconds a step, seconds until the first steps were done (compiling)."""
+def measure(network: str, way: str, data: ImageData, tiny: bool, seeds: int = 1, lasting: float = MEASURED) -> dict:
+    """One row: images per second, milliseconds a step, seconds until the first steps were done (compiling).
+
+    seeds: networks that are trained as one, whose images are summed. lasting: seconds; from, to: when that was, as Unix time.
+    """
     torch.compiler.reset()
     torch.manual_seed(0)
-    model, loss, batch = NETWORKS[network](data, tiny)
-    model.to(device(), memory_format=torch.channels_last)
-    batch = 8 if tiny else batch
-    forward = WAYS[way](model)
-    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)  # the same for all, and cheap
+    models, losses, batches = zip(*(NETWORKS[network](data, tiny) for _ in range(seeds)), strict=True)
+    for one in models:
+        one.to(device(), memory_format=torch.channels_last)
+    batch = 8 if tiny else batches[0]
     n = len(data.train_labels) // batch * batch  # full batches only: a graph has one shape
+    model = models[0] if seeds == 1 else Together(models)
+    forward = WAYS[way](model)
+
+    def alone(_: nn.Module, index: Tensor) -> Tensor:
+        return losses[0](forward, index)
+
+    loss = alone if seeds == 1 else joint_loss(losses, range(seeds), n, batch, forward)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)  # the same for all, and cheap
     begin = time.perf_counter()
-    steps = train(model, lambda _, index: loss(forward, index), n=n, steps=10**6, batch_size=batch, optimizer=optimizer)
+    steps = train(model, loss, n=n, steps=10**6, batch_size=batch, optimizer=optimizer)
     for _ in range(2 if tiny else WARM_UP):
         next(steps)
     _wait()
-    ready = last = time.perf_counter()
-    done = 0
-    while done < 2 or last - ready < (0.05 if tiny else MEASURED):
+    ready, since = time.perf_counter(), time.time()
+    done, last = 0, ready
+    while done < 2 or last - ready < (0.05 if tiny else lasting):
         next(steps)
         done += 1
         if done % 20 == 0 or tiny:  # not at every step: that would wait for the device
@@ -129,8 +157,9 @@ def measure(network: str, way: str, data: ImageData, tiny: bool) -> dict:
             last = time.perf_counter()
     _wait()
     seconds = time.perf_counter() - ready
-    row = {"network": network, "way": way, "batch": batch, "images/s": round(done * batch / seconds, 1)}
-    row |= {"ms a step": round(1000 * seconds / done, 3), "seconds before": round(ready - begin, 1)}
+    row = {"network": network, "way": way, "seeds": seeds, "batch": batch}
+    row |= {"images/s": round(done * batch * seeds / seconds, 1), "ms a step": round(1000 * seconds / done, 3)}
+    row |= {"seconds before": round(ready - begin, 1), "from": round(since, 2), "to": round(since + seconds, 2)}
     row |= _device_work(steps)
     steps.close()
     return row
@@ -139,13 +168,13 @@ def measure(network: str, way: str, data: ImageData, tiny: bool) -> dict:
 def rows(network: str, data: ImageData, tiny: bool) -> Iterator[dict]:
     """All rows so far, after each; a way that fails is a row with its error, and the next one follows."""
     data, found = data.to(device()), []
-    ways = list(WAYS) if device().type == "cuda" else ["eager"]
-    for number, way in enumerate(ways, 1):
+    todo = ways(network)
+    for number, (seeds, way) in enumerate(todo, 1):
         try:
-            found.append(measure(network, way, data, tiny))
-        except (
-            Exception
-        ) as error:  # whatever a compiler or a capture may raise: the other ways are still to be measured
-            found.append({"network": network, "way": way, "error": f"{type(error).__name__}: {error}"[:500]})
+            found.append(measure(network, way, data, tiny, seeds))
+        # Whatever a compiler or a capture may raise: the other ways are still to be measured.
+        except Exception as error:
+            told = f"{type(error).__name__}: {error}"[:500]
+            found.append({"network": network, "way": way, "seeds": seeds, "error": told})
         print(found[-1], flush=True)
-        yield {"rows": found, "complete": number == len(ways)}
+        yield {"rows": found, "complete": number == len(todo)}

@@ -3,7 +3,6 @@
 `train_encoder` trains it on images in files, `encode_files` has its features.
 """
 
-import math
 from pathlib import Path
 
 import torch
@@ -16,7 +15,9 @@ from experiments.imagenet_lt.stream import TestBatches, TrainingBatches, deaths_
 from lt_utils.data.augmentation import unit
 from lt_utils.errors import CourseError
 from lt_utils.models.heads import WCDASHead, build_head
+from lt_utils.models.resnet import hold_statistics
 from lt_utils.training.devices import device
+from lt_utils.training.loop import steps_per_epoch
 from lt_utils.training.lr_schedules import cosine
 
 # Of the training images of ImageNet-LT, in 0..1, as published with LiVT.
@@ -50,8 +51,7 @@ class ResNet10(resnet.ResNet):
         self.dim = self.fc.in_features
         del self.fc
         self.config = dict(num_classes=num_classes, head=head, mean=list(mean), std=list(std))
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        hold_statistics(self, 3, mean, std)
         self.head = (
             WCDASHead(self.dim, num_classes, -1.0) if head == "wcdas" else build_head(head, self.dim, num_classes)
         )
@@ -92,7 +92,7 @@ def train_encoder(
     """
     torch.manual_seed(seed)
     model = ResNet10(files.num_classes, head).to(device(), memory_format=torch.channels_last)
-    steps = epochs * math.ceil(len(files) / batch_size)
+    steps = epochs * steps_per_epoch(len(files), batch_size)
     options = dict(optimizer=torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=weight_decay))
     options |= dict(lr_schedule=cosine, recipe=f"images {files.key}, size {size}, head {head}", checkpoint=checkpoint)
 

@@ -13,7 +13,6 @@ command can be given again. For each method and seed there is a run folder, <run
 """
 
 import argparse
-import re
 from pathlib import Path
 
 import torch
@@ -64,11 +63,7 @@ def read_settings(path: str | Path) -> dict:
     for method, values in settings["methods"].items():
         check_part(values, METHOD, f"{name}, {method}")
         choose("head", values["head"], HEADS)
-    folders = {str(method).lower() for method in settings["methods"]}
-    if not folders or len(folders) < len(settings["methods"]):
-        raise CourseError(f"{name}: methods must be one or more, of names that differ in more than capitals.")
-    if strange := [method for method in folders if re.search(r"[/\\]", method)]:  # these, too, with the seed after them
-        raise CourseError(f"{name}: the name of a method cannot have a slash, as {strange[0]!r} has.")
+    livt.check_methods(settings["methods"], name)
     if settings["generator"]["width"] % 2:
         raise CourseError(f"{name}, generator: width must be even, not {settings['generator']['width']}.")
     if not settings["seeds"] or not all(type(seed) is int and 0 <= seed <= MOST_SEED for seed in settings["seeds"]):

@@ -39,6 +39,15 @@ SECTION = {"network": NETWORK, "pretraining": PRETRAINING, "methods": {"LiVT": M
 READ_OUTS = ("ce", "bal-ce", "bce", "bal-bce")  # losses whose exact read-out is known
 
 
+def check_methods(methods: dict, where: str) -> None:
+    """CourseError unless there are methods, whose names can be those of folders beside each other."""
+    names = {str(method).lower() for method in methods}
+    if not names or len(names) < len(methods):
+        raise CourseError(f"{where}: methods must be one or more, of names that differ in more than capitals.")
+    if strange := [name for name in names if set(name) & set("/\\")]:
+        raise CourseError(f"{where}: the name of a method cannot have a slash, as {strange[0]!r} has.")
+
+
 def check_section(section: object, where: str) -> None:
     """CourseError for a section that cannot run, before any work: networks are built, too, without memory for their weights."""
     check_part(section, SECTION, where)
@@ -46,11 +55,10 @@ def check_section(section: object, where: str) -> None:
     check_part(section["pretraining"], PRETRAINING, f"{where}, pretraining")
     network, methods = section["network"], section["methods"]
     choose("size of a transformer", network["size"], VIT_SIZES)
-    names = {str(method).lower() for method in methods}
-    if not names or len(names) < len(methods) or any(name == "pretraining" or set(name) & set("/\\") for name in names):
+    check_methods(methods, where)
+    if "pretraining" in map(str.lower, map(str, methods)):
         raise CourseError(
-            f"{where}: methods must be one or more, of names without a slash that differ in more than capitals, none of "
-            "them pretraining."
+            f"{where}: no method can be called pretraining, for that is the name of the first stage's folder."
         )
     given = section["pretraining"]
     if len(given["decoder"]) != 3:

@@ -3,7 +3,6 @@
 `lt_utils.recognition.masked` has the same for images that fit into memory; networks, losses and rates are those of there.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from lt_utils.models.mae import MaskedAutoencoder, kept_patches
 from lt_utils.models.vit import VIT_SIZES, ViT
 from lt_utils.recognition.masked import adamw, labelled_loss, transfer
 from lt_utils.training.devices import device
+from lt_utils.training.loop import steps_per_epoch
 from lt_utils.training.lr_schedules import warmup_cosine
 
 SAVE_EVERY = 600.0  # seconds; ViT-B/16 with the two means of AdamW is a gigabyte
@@ -85,9 +85,8 @@ def pretrain(
     def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         return in_parts(lambda part, _: model.loss(unit(part), mask_ratio), images, labels, at_once)
 
-    batches = TrainingBatches(
-        files, _steps(files, epochs, batch_size), batch_size, seed, size, smallest=0.2, bicubic=True
-    )
+    steps = epochs * steps_per_epoch(len(files), batch_size)
+    batches = TrainingBatches(files, steps, batch_size, seed, size, smallest=0.2, bicubic=True)
     return train_on_files(
         model,
         loss,
@@ -144,7 +143,7 @@ def finetune(
     def of_images(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         return in_parts(lambda *part: of_part(model, *part), images, labels, at_once)
 
-    steps, view = _steps(files, epochs, batch_size), dict(bicubic=True, randaugment=randaugment)
+    steps, view = epochs * steps_per_epoch(len(files), batch_size), dict(bicubic=True, randaugment=randaugment)
     what = f"{loss}, {options}, {view}, images {files.key}, {model.config}, {at_once} at once, after {fingerprint(model)[:12]}"
     return train_on_files(
         model,
@@ -158,10 +157,6 @@ def finetune(
         save_every=SAVE_EVERY,
         recipe=what,
     )
-
-
-def _steps(files: ImageFiles, epochs: int, batch_size: int) -> int:
-    return epochs * math.ceil(len(files) / batch_size)
 
 
 @torch.no_grad()

@@ -46,8 +46,7 @@ def random_crop_flip(images: Tensor, pad: int = 4) -> Tensor:
 
 def random_flip(images: Tensor) -> Tensor:
     """Each image [B, C, H, W] mirrored left to right with probability 1/2."""
-    mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
-    return torch.where(mirrored, images.flip(3), images)
+    return torch.where(_coin(images, 0.5), images.flip(3), images)
 
 
 def cutout(images: Tensor, size: int = 16) -> Tensor:
@@ -63,6 +62,11 @@ def cutout(images: Tensor, size: int = 16) -> Tensor:
 
     hole = covered(row, height)[:, :, None] & covered(column, width)[:, None, :]
     return images.masked_fill(hole[:, None], 0)
+
+
+def _coin(images: Tensor, chance: float) -> Tensor:
+    """True with probability `chance`, for each image by itself, [B, 1, 1, 1]."""
+    return torch.rand(len(images), 1, 1, 1, device=images.device) < chance
 
 
 def _between(images: Tensor, low: float, high: float) -> Tensor:
@@ -113,14 +117,10 @@ def strong_view(images: Tensor, pad: int = 4) -> Tensor:
     Crop and flip as in `random_crop_flip`; then, each for a random half of the images: rotation by up to 20 degrees with
     scale 0.8 to 1.2; brightness, contrast and saturation times 0.6 to 1.4; a black square of half the height (16 of 32).
     """
-
-    def half() -> Tensor:
-        return torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
-
     images = random_crop_flip(images, pad)
-    view = torch.where(half(), random_affine(images), images)
-    view = torch.where(half(), random_colour(view), view).round().byte()
-    return torch.where(half(), cutout(view, images.shape[2] // 2), view)
+    view = torch.where(_coin(images, 0.5), random_affine(images), images)
+    view = torch.where(_coin(images, 0.5), random_colour(view), view).round().byte()
+    return torch.where(_coin(images, 0.5), cutout(view, images.shape[2] // 2), view)
 
 
 def random_resized_crop(images: Tensor, smallest: float = 0.2) -> Tensor:
@@ -145,14 +145,10 @@ def contrast_view(images: Tensor) -> Tensor:
     A random part of at least a fifth of the area, mirrored or not; brightness, contrast and saturation times 0.6 to 1.4 for four
     images of five; RGB images are grey in one case of five. Without its blur and its change of hue: small images bear no blur.
     """
-
-    def some(share: float) -> Tensor:
-        return torch.rand(len(images), 1, 1, 1, device=images.device) < share
-
     view = random_flip(random_resized_crop(images))
-    view = torch.where(some(0.8), random_colour(view), view)
+    view = torch.where(_coin(view, 0.8), random_colour(view), view)
     if images.shape[1] == 3:
-        view = torch.where(some(0.2), _luma(view).expand_as(view), view)
+        view = torch.where(_coin(view, 0.2), _luma(view).expand_as(view), view)
     return view.round().byte()
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lt_utils import hashing
+from lt_utils.data.longtail import check_labels
 from lt_utils.diffusion.generate import edited, sample
 from lt_utils.diffusion.losses import diffusion_loss
 from lt_utils.diffusion.schedules import Schedule, cosine_schedule
@@ -111,11 +112,8 @@ def train_feature_diffusion(
     bfloat16. Goes on from `checkpoint` if that is there, as `loop.train` does. CourseError for a label that is none of
     0 .. num_classes - 1: it would be trained as "no label".
     """
-    if num_classes and len(unknown := labels[(labels < 0) | (labels >= num_classes)]):
-        raise CourseError(
-            f"Label {int(unknown[0])} is none of the {num_classes} classes, 0 .. {num_classes - 1}: give the number of "
-            "classes that these labels have."
-        )
+    if num_classes:
+        check_labels(labels, len(features), num_classes)
     scale, schedule = Standardiser.fit(features), cosine_schedule(1000)
     x0 = scale(features)
     torch.manual_seed(seed)

@@ -6,7 +6,8 @@ several processes (training/launch.py), which divide the shards among them.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -60,6 +61,17 @@ def walk(
     return ancestral(predict, schedule, x, VARIANCES[sampler], generator)
 
 
+@contextmanager
+def _evaluating(denoiser: nn.Module) -> Iterator[None]:
+    """Inside, the network is in evaluation mode; then in that of before, also after a sampler or steps that are refused."""
+    was_training = denoiser.training
+    denoiser.eval()
+    try:
+        yield
+    finally:
+        denoiser.train(was_training)
+
+
 @torch.no_grad()
 def sample(
     denoiser: nn.Module,
@@ -82,18 +94,14 @@ def sample(
     sampler, steps, eta: see `walk`. Raises CourseError for a label that the network does not know.
     """
     check_labels(labels, denoiser.no_label)
-    was_training = denoiser.training
-    denoiser.eval()
     device = next(denoiser.parameters()).device
     start = torch.randn((len(labels), *shape), generator=torch.Generator().manual_seed(seed))  # [N, *shape]
     generator = torch.Generator(device).manual_seed(seed + 1)
     parts = []
-    try:
+    with _evaluating(denoiser):
         for noise, part in zip(start.split(batch_size), labels.split(batch_size), strict=True):
             predict = guided(denoiser, schedule, part.to(device), objective, omega, clip)
             parts.append(walk(sampler, predict, schedule, noise.to(device), steps, eta, generator))
-    finally:  # also after a sampler or a number of steps that is refused
-        denoiser.train(was_training)
     return torch.cat(parts)
 
 
@@ -122,18 +130,14 @@ def edited(
     """
     check_step(t, len(schedule))
     check_labels(labels, denoiser.no_label)
-    was_training, where = denoiser.training, next(denoiser.parameters()).device
-    denoiser.eval()
-    calls, noise = min(steps, t + 1), torch.randn(x0.shape, generator=torch.Generator().manual_seed(seed))
-    parts = []
-    try:
+    where, calls, parts = next(denoiser.parameters()).device, min(steps, t + 1), []
+    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(seed))
+    with _evaluating(denoiser):
         for clean, eps, part in zip(*(one.split(batch_size) for one in (x0, noise, labels)), strict=True):
             x_t = schedule.add_noise(clean.float().to(where), torch.full((len(clean),), t, device=where), eps.to(where))
             predict = guided(denoiser, schedule, part.to(where), objective, omega, clip)
             sampler = "dpm-solver" if calls > 1 else "ddim"
             parts.append(walk(sampler, predict, schedule, x_t, calls, start=t))
-    finally:
-        denoiser.train(was_training)
     return torch.cat(parts) if parts else x0
 
 
@@ -208,22 +212,20 @@ def sample_to(
     missing = ranks.from_first(lambda: _missing(folder, parts, facts))
     rank, processes = ranks.place()
     missing = missing[rank::processes]
-    was_training = denoiser.training
-    denoiser.eval()
     try:
-        for number in track(missing, title or f"{len(labels):,} samples") if missing else ():
-            # Seeded by shard: the start on the CPU, so that it is the same on every device, the rest where it is used.
-            noise = torch.Generator().manual_seed(step_seed(seed, 2 * number))
-            x = torch.randn((len(parts[number]), *shape), generator=noise).to(where)
-            noise = torch.Generator(where).manual_seed(step_seed(seed, 2 * number + 1))
-            with autocast(where, precision):
-                predict = guided(denoiser, schedule, parts[number].to(where), objective, omega, clip)
-                x = walk(sampler, predict, schedule, x, steps, eta, noise)
-            images = to_bytes(x) if as_bytes else x.clamp(-1, 1)
-            checkpoints.save(_path(folder, number), {"images": images, "labels": parts[number]}, facts)
+        with _evaluating(denoiser):
+            for number in track(missing, title or f"{len(labels):,} samples") if missing else ():
+                # Seeded by shard: the start on the CPU, so that it is the same on every device, the rest where it is used.
+                noise = torch.Generator().manual_seed(step_seed(seed, 2 * number))
+                x = torch.randn((len(parts[number]), *shape), generator=noise).to(where)
+                noise = torch.Generator(where).manual_seed(step_seed(seed, 2 * number + 1))
+                with autocast(where, precision):
+                    predict = guided(denoiser, schedule, parts[number].to(where), objective, omega, clip)
+                    x = walk(sampler, predict, schedule, x, steps, eta, noise)
+                images = to_bytes(x) if as_bytes else x.clamp(-1, 1)
+                checkpoints.save(_path(folder, number), {"images": images, "labels": parts[number]}, facts)
         ranks.every(None)  # until all have finished
     finally:
-        denoiser.train(was_training)
         files.unlock(folder)
     return read_samples(folder)[:2]
 

@@ -21,7 +21,7 @@ from lt_utils.errors import CourseError
 from lt_utils.models.feature_denoisers import FeatureUNet
 from lt_utils.models.resnet import ResNet
 from lt_utils.training.ema import EMA
-from lt_utils.training.loop import batch_of, step_now, train_to_end
+from lt_utils.training.loop import batch_of, step_now, steps_per_epoch, train_to_end
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,8 @@ def train_published(
 
     def loss(model: nn.Module, index: Tensor) -> Tensor:
         if defects.sgd:  # the batches of the first epoch again
-            index = batch_of(step_now(seed) % -(-len(x0) // batch_size), len(x0), batch_size, seed).to(x0.device)
+            place = step_now(seed) % steps_per_epoch(len(x0), batch_size)
+            index = batch_of(place, len(x0), batch_size, seed).to(x0.device)
         return published_loss(model, schedule, x0[index], labels[index], weights)
 
     optimizer = torch.optim.SGD(model.parameters(), 1e-4) if defects.sgd else torch.optim.Adam(model.parameters(), 1e-3)

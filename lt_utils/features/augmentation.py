@@ -15,6 +15,7 @@ from lt_utils.diffusion.feature_diffusion import FeatureGenerator
 from lt_utils.diffusion.ldmlr import PublishedGenerator
 from lt_utils.errors import CourseError, choose
 from lt_utils.features.statistics import class_means, shared_covariance
+from lt_utils.metrics.statistics import to_float64
 
 Source = Callable[..., tuple[Tensor, Tensor]]
 
@@ -214,10 +215,9 @@ def _covariance_root(features: Tensor, labels: Tensor, num_classes: int) -> Tens
         return root
     if not features.isfinite().all():
         raise CourseError("Some features are not finite numbers: look at the network or the images they come from.")
-    # Where hundreds of dimensions collapse to a few, float32 rounds by more than what `_lifted` adds. Apple's MPS has no
-    # float64: there the CPU does it.
-    exact, labels = (one.cpu() if one.device.type == "mps" else one for one in (features, labels))
-    return torch.linalg.cholesky(_lifted(shared_covariance(exact.double(), labels, num_classes))).to(features)
+    # Where hundreds of dimensions collapse to a few, float32 rounds by more than what `_lifted` adds.
+    exact = to_float64(features)
+    return torch.linalg.cholesky(_lifted(shared_covariance(exact, labels.to(exact.device), num_classes))).to(features)
 
 
 def _lifted(covariance: Tensor) -> Tensor:

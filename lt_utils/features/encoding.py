@@ -96,8 +96,7 @@ def load_or_train(
     """
     if published:
         return encode_published(published, data), f"published LDMLR encoder {Path(published).name}"
-    stored = None if earlier is None else earlier.path / "checkpoints" / f"encoder-ce-seed{seed}.safetensors"
-    if stored is not None and stored.exists() and method == "ce-mixup":
+    if stored := _of_earlier(earlier, seed, method):
         model, _ = checkpoints.load_model(stored, ResNet, device())
         return encode_data(model, data), f"encoder of seed {seed} loaded from {earlier.name}"
     if found := encoders.pretrained_encoder(data, method, epochs=epochs, depth=depth, seed=seed):
@@ -134,7 +133,13 @@ def _has_own(data, seed, earlier=None, published="", method="ce-mixup", epochs=2
     """Whether `load_or_train` would find an encoder of this very seed."""
     if published:
         return False
-    if earlier is not None and method == "ce-mixup":
-        if (earlier.path / "checkpoints" / f"encoder-ce-seed{seed}.safetensors").exists():
-            return True
-    return encoders.pretrained_encoder(data, method, epochs=epochs, depth=depth, seed=seed) is not None
+    own = _of_earlier(earlier, seed, method)
+    return bool(own or encoders.pretrained_encoder(data, method, epochs=epochs, depth=depth, seed=seed))
+
+
+def _of_earlier(earlier: Run | None, seed: int, method: str) -> Path | None:
+    """The file of the "CE" encoder of this seed in a run of notebook 03, if it is there and of this method."""
+    if earlier is None or method != "ce-mixup":
+        return None
+    path = earlier.path / "checkpoints" / f"encoder-ce-seed{seed}.safetensors"
+    return path if path.exists() else None

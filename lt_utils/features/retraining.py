@@ -19,7 +19,7 @@ from lt_utils.metrics.recognition import accuracy, scores
 from lt_utils.models.heads import CosineHead, LinearHead
 from lt_utils.recognition.losses import label_shift, log_prior
 from lt_utils.recognition.semantic import isda_loss, semantic_margins
-from lt_utils.training.loop import Step, step_now, train
+from lt_utils.training.loop import Step, step_now, steps_per_epoch, train
 from lt_utils.training.lr_schedules import cosine
 
 
@@ -68,7 +68,7 @@ def retrain_head(
     features = torch.cat([data.train, added])
     labels = torch.cat([data.train_labels, added_labels])
     head = copy.deepcopy(data.head).requires_grad_(True)
-    in_epoch = -(-len(features) // batch_size)
+    in_epoch = steps_per_epoch(len(features), batch_size)
     loop = train(
         head,
         lambda head, index: F.cross_entropy(head(features[index]), labels[index]),

@@ -24,6 +24,7 @@ from lt_utils.features.augmentation import Source, amounts_to_labels, repeated_r
 from lt_utils.features.encoding import Encoded
 from lt_utils.features.statistics import class_covariances, class_means
 from lt_utils.features.views import check_encoder, encode_fast
+from lt_utils.metrics.statistics import to_float64
 
 HEAD_RULES = ("mean", "cosine", "prior", "mixture")
 
@@ -146,8 +147,7 @@ def semantic(
 
 def _power(covariance: Tensor, power: float) -> Tensor:
     """A power of a covariance [D, D], symmetric; directions without variance stay at 0."""
-    exact = covariance.cpu().double() if covariance.device.type == "mps" else covariance.double()
-    values, vectors = torch.linalg.eigh(exact)
+    values, vectors = torch.linalg.eigh(to_float64(covariance))
     kept = values > 1e-9 * values.max()
     scaled = torch.where(kept, values.where(kept, 1.0) ** power, 0.0)
     return (vectors * scaled @ vectors.T).to(covariance)

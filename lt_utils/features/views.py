@@ -108,7 +108,7 @@ def encode_views(encoded: Encoded, kind: str, count: int, seed: int = 0, path: s
 def check_encoder(encoded: Encoded) -> None:
     """Raise CourseError unless the network and the images of these features are at hand."""
     if encoded.encoder is None or encoded.images is None:
-        raise CourseError("These features came without their encoder: make them with features.obtain or encode_data.")
+        raise CourseError("These features came without their encoder: make them with load_or_train or encode_data.")
 
 
 def _one_view(model: ResNet, images: Tensor, labels: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,7 +133,7 @@ def _one_view(model: ResNet, images: Tensor, labels: Tensor, kind: str) -> tuple
 def encode_with(model: ResNet, encoded: Encoded) -> Encoded:
     """The same images through another encoder with the same head, such as one with batch-norm statistics estimated anew."""
     if encoded.images is None:
-        raise CourseError("These features came without their images: make them with features.obtain or encode_data.")
+        raise CourseError("These features came without their images: make them with load_or_train or encode_data.")
     train, test = (encode_fast(model, part) for part in (encoded.images.train_images, encoded.images.test_images))
     with torch.no_grad():
         return replace(encoded, train=train, test=test, test_logits=encoded.head(test), encoder=model)

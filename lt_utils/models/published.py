@@ -47,7 +47,7 @@ def load_published_ldmlr(path: str | Path, num_classes: int) -> ResNet:
         )
     if len(shape := state["head.weight"].shape) == 2 and shape[0] != num_classes:
         raise CourseError(
-            f"{name} holds an encoder for {shape[0]} classes, not {num_classes}: load it with classes={shape[0]}."
+            f"{name} holds an encoder for {shape[0]} classes, not {num_classes}: load it with num_classes={shape[0]}."
         )
     # The published file leaves out the batch counters of BatchNorm, which evaluation does not use.
     counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}

@@ -1,5 +1,7 @@
 """Encoders: CIFAR-style residual networks whose pooled output is the feature that the rest of the course works on."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,6 +38,19 @@ class Block(nn.Module):
         return F.relu(out.add_(x), inplace=True)
 
 
+def hold_statistics(network: nn.Module, channels: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Give a network that normalises its own input `mean` and `std` [1, channels, 1, 1], which its state does not hold.
+
+    CourseError unless both have a number for each channel.
+    """
+    if not len(mean) == len(std) == channels:
+        raise CourseError(
+            f"mean and std need one number per channel: got {len(mean)} and {len(std)} for {channels} channels."
+        )
+    for name, values in (("mean", mean), ("std", std)):
+        network.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
+
+
 class ResNet(nn.Module):
     """CIFAR ResNet of depth 6n + 2 (He et al. 2016): a 3x3 stem, three stages of n blocks, global average pooling.
 
@@ -65,10 +80,7 @@ class ResNet(nn.Module):
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise CourseError(f"A CIFAR ResNet has depth 6n + 2 (8, 14, 20, ..., 32), not {depth}.")
-        if not len(mean) == len(std) == channels:
-            raise CourseError(
-                f"mean and std need one number per channel: got {len(mean)} and {len(std)} for {channels} channels."
-            )
+        hold_statistics(self, channels, mean, std)
         blocks = (depth - 2) // 6
         self.config = dict(
             num_classes=num_classes,
@@ -79,8 +91,6 @@ class ResNet(nn.Module):
             mean=list(mean),
             std=list(std),
         )
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.layer1 = self._stage(width, width, blocks, stride=1)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lt_utils.errors import CourseError
-from lt_utils.models.resnet import CIFAR_MEAN, CIFAR_STD
+from lt_utils.models.resnet import CIFAR_MEAN, CIFAR_STD, hold_statistics
 
 # Keywords of `ViT`, `PatchEncoder` and `MaskedAutoencoder`. "nano" is the course's own, the others those of the literature.
 VIT_SIZES: dict[str, dict] = {
@@ -150,15 +150,10 @@ class PatchEncoder(nn.Module):
         if patch < 1 or size % patch:
             fits = [number for number in range(2, size + 1) if size % number == 0]
             raise CourseError(f"Patches of {patch} pixels do not divide an image of {size}: choose one of {fits}.")
-        if not len(mean) == len(std) == channels:
-            raise CourseError(
-                f"mean and std need one number per channel: got {len(mean)} and {len(std)} for {channels} channels."
-            )
+        hold_statistics(self, channels, mean, std)
         self.config = dict(channels=channels, size=size, patch=patch, width=width, depth=depth, heads=heads)
         self.config |= dict(class_token=class_token, drop_path=drop_path, mean=list(mean), std=list(std))
         self.patch, self.channels, self.side, self.width = patch, channels, size // patch, width
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self.project = nn.Linear(channels * patch * patch, width)
         self.positions = nn.Parameter(position_code(width, self.side), requires_grad=False)  # [N, width]
         self.token = nn.Parameter(0.02 * torch.randn(1, 1, width)) if class_token else None

@@ -22,7 +22,7 @@ from lt_utils.recognition.mixing import mixup, mixup_loss
 from lt_utils.recognition.sampling import StepLoss, deferred, in_order, resampled_order
 from lt_utils.training.devices import device
 from lt_utils.training.launch import on_ranks
-from lt_utils.training.loop import compile_for_training, train_to_end
+from lt_utils.training.loop import compile_for_training, steps_per_epoch, train_to_end
 from lt_utils.training.lr_schedules import cosine, multistep
 
 
@@ -232,7 +232,7 @@ def train_encoder(
         start_from(model, start)
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=weight_decay, nesterov=nesterov)
     n = len(data.train_labels)
-    steps = epochs * math.ceil(n / batch_size)
+    steps = epochs * steps_per_epoch(n, batch_size)
     recipe = f"{method}, augment {augment}, alpha {mixing(method, alpha):g}, nesterov {nesterov}, {data.key}"
     if start is not None:
         recipe += f", from {body_key(start)}"

@@ -18,7 +18,7 @@ from lt_utils.errors import CourseError
 from lt_utils.models.resnet import ResNet, encode
 from lt_utils.recognition.encoders import build_encoder
 from lt_utils.training.devices import device
-from lt_utils.training.loop import train_to_end
+from lt_utils.training.loop import steps_per_epoch, train_to_end
 from lt_utils.training.lr_schedules import cosine, late_multistep
 
 TURNS = 4  # by 0, 90, 180 and 270 degrees
@@ -79,7 +79,7 @@ def train_rotation(
         rotation_loss(data, data.size // 8),
         title=title or f"rotation, seed {seed}",
         n=n,
-        steps=epochs * -(-n // batch_size),
+        steps=epochs * steps_per_epoch(n, batch_size),
         batch_size=batch_size,
         optimizer=torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=weight_decay, nesterov=True),
         lr_schedule=lr_schedule,
@@ -229,7 +229,7 @@ def train_moco(
         loss,
         title=title or f"MoCo v2, seed {seed}",
         n=n,
-        steps=epochs * -(-n // batch_size),
+        steps=epochs * steps_per_epoch(n, batch_size),
         batch_size=batch_size,
         optimizer=torch.optim.SGD(weights, lr, momentum=0.9, weight_decay=weight_decay),
         lr_schedule=lr_schedule,

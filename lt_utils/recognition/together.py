@@ -6,7 +6,6 @@ for the rounding of sums. On a CPU, which one network fills, this is slower than
 """
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,7 +19,15 @@ from lt_utils.models.resnet import ResNet
 from lt_utils.recognition.encoders import build_encoder, encoder_loss, mixing
 from lt_utils.recognition.sampling import StepLoss
 from lt_utils.training.devices import device
-from lt_utils.training.loop import batch_of, compile_for_training, seed_step, step_now, step_seed, train_to_end
+from lt_utils.training.loop import (
+    batch_of,
+    compile_for_training,
+    seed_step,
+    step_now,
+    step_seed,
+    steps_per_epoch,
+    train_to_end,
+)
 from lt_utils.training.lr_schedules import cosine
 
 
@@ -122,7 +129,7 @@ def train_encoders(
     if not seeds or len(set(seeds)) < len(seeds):
         raise CourseError(f"Give at least one seed, and each once, not {seeds}.")
     data, n = data.to(device()), len(data.train_labels)
-    steps = epochs * math.ceil(n / batch_size)
+    steps = epochs * steps_per_epoch(n, batch_size)
     model = Together([build_encoder(data, method, depth, width, seed) for seed in seeds])
     losses = [
         encoder_loss(method, data, data.size // 8, augment, alpha, steps=steps, batch_size=batch_size, seed=seed)

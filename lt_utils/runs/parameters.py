@@ -59,6 +59,12 @@ def read_notebook(path: Path) -> dict:
     return notebook
 
 
+def prose(notebook: dict) -> str:
+    """The text of all Markdown cells, without fenced code, in which a # begins no heading."""
+    text = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    return re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+
+
 def code_cells(path: Path) -> list[dict]:
     """The code cells of a notebook file, each with its text joined under "source" and its list of "tags"."""
     return [
@@ -208,9 +214,7 @@ def _hint(value: object) -> str:
         number = float(value) if isinstance(value, str) else None
     except ValueError:
         number = None
-    if number is None:
-        return ""
-    if not math.isfinite(number):
+    if number is None or not math.isfinite(number):
         return ""
     digits, e, power = value.strip().lower().partition("e")
     if not e:

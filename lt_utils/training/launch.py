@@ -27,6 +27,7 @@ from torch.serialization import default_restore_location
 
 from lt_utils import progress
 from lt_utils.errors import CourseError
+from lt_utils.processes import when_starter_is_gone
 from lt_utils.training import ranks
 from lt_utils.training.devices import device
 
@@ -118,7 +119,7 @@ def _torchrun(count: int, job: Path) -> None:
 
 def work(job: str) -> int:
     """What each process does: call the function, and leave behind why it failed. Returns the exit status."""
-    threading.Thread(target=_end_with_starter, daemon=True).start()
+    when_starter_is_gone(lambda: os._exit(1))
     try:
         function, arguments, options, log = torch.load(job, _here, weights_only=False)
         progress.log_to(log if ranks.first() else None)
@@ -141,10 +142,3 @@ def work(job: str) -> int:
 def _here(storage: torch.UntypedStorage, place: str) -> torch.UntypedStorage:
     """What lay on the starter's GPU comes to that of this process; the rest stays on the CPU."""
     return storage if place == "cpu" else default_restore_location(storage, str(device()))
-
-
-def _end_with_starter() -> None:
-    """The starter alone holds the other end of standard input, which ends with it, however it ends."""
-    while os.read(0, 1):
-        pass
-    os._exit(1)

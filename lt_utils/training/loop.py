@@ -63,9 +63,14 @@ def step_now(seed: int) -> int:
     return torch.initial_seed() - step_seed(seed, 0)
 
 
+def steps_per_epoch(n: int, batch_size: int) -> int:
+    """Steps in which `batch_of` visits each of n samples once."""
+    return math.ceil(n / batch_size)
+
+
 def batch_of(k: int, n: int, batch_size: int, seed: int) -> Tensor:
     """Indices [<= batch_size] of step k (0-based): each epoch permutes 0 .. n-1 anew, and its last batch may be short."""
-    epoch, place = divmod(k, math.ceil(n / batch_size))
+    epoch, place = divmod(k, steps_per_epoch(n, batch_size))
     return _shuffled(n, step_seed(seed, epoch))[place * batch_size : (place + 1) * batch_size]
 
 
@@ -101,7 +106,7 @@ def seed_step(where: torch.device, seed: int) -> None:
 
 def images_after(k: int, n: int, batch_size: int) -> int:
     """How many images k steps of `batch_of` have visited."""
-    epochs, place = divmod(k, math.ceil(n / batch_size))
+    epochs, place = divmod(k, steps_per_epoch(n, batch_size))
     return epochs * n + min(place * batch_size, n)
 
 

@@ -37,11 +37,11 @@ def moving(
         figure.savefig(buffer, format="png", dpi=dpi)
         pictures.append(Image.open(buffer).convert("RGB"))
     plt.close(figure)
-    # One palette for all, from the busiest pictures side by side: colours do not flicker.
+    # One palette for all, from the busiest pictures side by side: colours do not flicker, and small areas keep theirs.
     sample = Image.new("RGB", (pictures[0].width, 3 * pictures[0].height))
     for place, number in enumerate((0, len(pictures) // 2, -1)):
         sample.paste(pictures[number], (0, place * pictures[0].height))
-    palette = sample.quantize(COLOURS, dither=Image.Dither.NONE)
+    palette = sample.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     stands = [round(1000 * seconds)] * (len(pictures) - 1) + [round(10_000 * seconds)]
     buffer = BytesIO()

@@ -7,6 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lt_utils.viz.figures import headline
+
 # One colour for each kind of training features, the same in every picture ("-": none, the encoder's own head).
 VIEW_COLOURS = {"clean": "#555555", "weak": "#56B4E9", "strong": "#009E73", "drawn": "#0072B2", "-": "#CC79A7"}
 
@@ -56,14 +58,15 @@ def two_clouds(clouds: dict[str, Tensor], numbers: dict[str, float]) -> Figure:
 
 
 def gaps_to_test(
-    measured: dict[str, dict[str, dict[str, float]]], fair: dict[str, dict[str, tuple[float, float]]], title: str
+    records: dict[str, tuple[dict[str, dict[str, dict[str, float]]], dict[str, dict[str, tuple[float, float]]]]],
 ) -> Figure:
     """How far several sets of training features are from the test features: one panel per measure, one line per set.
 
-    measured[set][measure][group]: "direction", "length" and "spread" of `views.distance_to_test`, averaged over the classes
-    of each group. fair[measure][group]: mean and standard deviation of the same for a fair sample of the test set
-    (`views.fair_sample`), a grey band two deviations wide to each side. Length and spread, which are test / training there,
-    are shown the other way round: features that are too long lie above 1, features that are too tight below.
+    records: by title, measured and fair; each is a row of panels, whose scales they share. measured[set][measure][group]:
+    "direction", "length" and "spread" of `views.distance_to_test`, averaged over the classes of each group.
+    fair[measure][group]: mean and standard deviation of the same for a fair sample of the test set (`views.fair_sample`), a
+    grey band two deviations wide to each side. Length and spread, which are test / training there, are shown the other way
+    round: features that are too long lie above 1, features that are too tight below.
     """
     titles = {
         "direction": ("direction", "cosine of the angle"),
@@ -71,20 +74,25 @@ def gaps_to_test(
         "spread": ("spread", "training / test"),
     }
     names = {"clean": "training", "drawn": "drawn", "weak": "weak views", "strong": "strong views"}
-    figure, panels = plt.subplots(1, 3, figsize=(9, 3.4))
-    for axes, (measure, (head, label)) in zip(panels, titles.items(), strict=True):
-        groups, power = list(fair[measure]), 1 if measure == "direction" else -1
-        low, middle, high = ([(m + side * d) ** power for m, d in fair[measure].values()] for side in (-2, 0, 2))
-        axes.axhline(1, color="black", lw=0.8, zorder=1)
-        axes.plot(groups, middle, color="#999999", lw=5, alpha=0.5, zorder=0, label="fair sample")
-        axes.fill_between(groups, low, high, color="#999999", alpha=0.25, lw=0, zorder=0)
-        for name, values in measured.items():
-            shown = [value**power for value in values[measure].values()]
-            axes.plot(groups, shown, "o-", color=VIEW_COLOURS[name], ms=7, lw=1.5, label=names[name])
-        axes.set(title=head, ylabel=label)
-        axes.margins(x=0.15, y=0.15)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(measured) + 1)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    figure = plt.figure(figsize=(9, 0.4 + 3 * len(records)))
+    above = dict.fromkeys(titles)  # the panel of the row above
+    for row, (title, (measured, fair)) in zip(
+        figure.subfigures(len(records), squeeze=False).flat, records.items(), strict=True
+    ):
+        for place, (measure, (head, label)) in enumerate(titles.items(), start=1):
+            axes = above[measure] = row.add_subplot(1, len(titles), place, sharey=above[measure])
+            groups, power = list(fair[measure]), 1 if measure == "direction" else -1
+            low, middle, high = ([(m + side * d) ** power for m, d in fair[measure].values()] for side in (-2, 0, 2))
+            axes.axhline(1, color="black", lw=0.8, zorder=1)
+            axes.plot(groups, middle, color="#777777", lw=5, alpha=0.6, zorder=0, label="fair sample")
+            axes.fill_between(groups, low, high, color="#999999", alpha=0.4, lw=0, zorder=0)
+            for name, values in measured.items():
+                shown = [value**power for value in values[measure].values()]
+                axes.plot(groups, shown, "o-", color=VIEW_COLOURS[name], ms=7, lw=1.5, label=names[name])
+            axes.set(title=head, ylabel=label)
+            axes.margins(x=0.15, y=0.15)
+        headline(row, title)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(measured) + 1)
     return figure
 
 

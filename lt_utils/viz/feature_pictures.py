@@ -12,7 +12,7 @@ from matplotlib.transforms import Bbox
 from torch import Tensor
 
 from lt_utils.viz.charts import VIEW_COLOURS
-from lt_utils.viz.figures import pixels
+from lt_utils.viz.figures import headline, pixels
 
 ROUND = 0.35  # how wide the test cloud is drawn, in lengths of its arrow
 TEST = "#E69F00"
@@ -27,17 +27,17 @@ def added_in_plane(features: Tensor, real: Tensor, new: Tensor, added: Mapping[s
     """
     centre = features.mean(0)
     plane = torch.linalg.svd(features - centre, full_matrices=False).Vh[:2].T  # [D, 2]
-    figure, panels = plt.subplots(1, len(added), figsize=(9.5, 2.9), sharex=True, sharey=True)
+    figure, panels = plt.subplots(1, len(added), figsize=(9.5, 3.4), sharex=True, sharey=True)
     for axes, (name, drawn) in zip(panels, added.items(), strict=True):
         looks = (
-            (new, dict(s=7, color=TEST, alpha=0.7, lw=0, zorder=1.5)),  # above the blue, which hides them otherwise
-            (drawn, dict(s=14, color=VIEW_COLOURS["drawn"], alpha=0.5, lw=0)),
+            (new, dict(s=7, color=TEST, alpha=0.35, lw=0, zorder=0.9)),  # pale and below the blue, which is fewer
+            (drawn, dict(s=20, color=VIEW_COLOURS["drawn"], alpha=0.8, lw=0)),
         )
         for values, look in (*looks, (real, dict(s=40, facecolors="none", edgecolors="black", zorder=2))):
             axes.scatter(*((values - centre) @ plane).T.cpu(), **look)
         axes.set(title=name, xlabel="component 1")
     panels[0].set_ylabel("component 2")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    headline(figure, title)
     return figure
 
 
@@ -65,22 +65,22 @@ def clouds_to_scale(
         column[-1].set_xlabel("in lengths of the test arrow")
     for axes, kind in zip(panels[:, 0], kinds, strict=True):
         axes.set_ylabel(f"{kind} views")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    headline(figure, title)
     return figure
 
 
 def _clouds(axes: Axes, row: Mapping, fair: Mapping, group: str) -> None:
     """One panel of `clouds_to_scale`."""
     length, width = 1 / row[f"length_{group}"], 1 / row[f"spread_{group}"]
-    turn = math.acos(min(row[f"direction_{group}"], 1.0))
+    turn, fair_turn = (math.acos(min(one[f"direction_{group}"], 1.0)) for one in (row, fair))
     colour, points = VIEW_COLOURS[row["views"]], torch.randn(2, 90, 2, generator=torch.Generator().manual_seed(0))
     ends = ((1.0, 0.0), TEST, ROUND), ((length * math.cos(turn), length * math.sin(turn)), colour, ROUND * width)
     for cloud, (end, shade, radius) in zip(points, ends, strict=True):
         axes.scatter(*(torch.tensor(end) + cloud * radius / 2**0.5).T, s=5, color=shade, alpha=0.45)
         axes.annotate("", end, (0, 0), arrowprops=dict(arrowstyle="-|>", color=shade, lw=2.5, shrinkA=0, shrinkB=0))
-    sample = f"fair sample: {1 / fair[f'length_{group}']:.2f}, {1 / fair[f'spread_{group}']:.2f}"
-    said = f"length {length:.2f}, spread {width:.2f}\n({sample})"
-    axes.text(0.03, 0.03, said, fontsize=8.5, transform=axes.transAxes)
+    sample = f"{math.degrees(fair_turn):.0f}°, {1 / fair[f'length_{group}']:.2f}, {1 / fair[f'spread_{group}']:.2f}"
+    words = f"angle {math.degrees(turn):.0f}°, length {length:.2f}, spread {width:.2f}\n(fair sample: {sample})"
+    axes.text(0.03, 0.03, words, fontsize=7.5, transform=axes.transAxes)
     axes.set(xlim=(-0.4, 2.7), ylim=(-1.35, 1.5), aspect="equal")
 
 

@@ -9,7 +9,7 @@ import torch
 from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.backends import BackendFilter, backend_registry
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import Patch
 from torch import Tensor
 
@@ -60,6 +60,11 @@ def style() -> None:
             "image.cmap": "gray",
         },
     )
+
+
+def headline(figure: FigureBase, title: str) -> None:
+    """The title of a figure of several panels: at its left edge, as large as those of the panels."""
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
 
 
 def class_colours(counts: Sequence[int]) -> list[str]:
@@ -150,7 +155,7 @@ def image_grid(
     for column, name in enumerate(titles or ()):
         axes[0, column].set_title(name, fontsize=8, fontweight="normal", loc="center")
     if title:
-        figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
+        headline(figure, title)
     return figure
 
 

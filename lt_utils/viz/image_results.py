@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lt_utils.metrics.extractors import NAMES
 from lt_utils.metrics.statistics import mean_error, mean_std, student
-from lt_utils.viz.figures import METHOD_COLOURS, seed_dot
+from lt_utils.viz.figures import METHOD_COLOURS, headline, seed_dot
 from lt_utils.viz.tables import MEASURES, made_with, markdown, with_spread
 
 Results = dict[tuple[str, int, float], dict[str, dict[str, float]]]
@@ -203,5 +203,5 @@ def gap_panels(results: Results, one: str, other: str, omegas: Sequence[float], 
         axes.grid(axis="y", visible=False)
     handles = [plt.Line2D([], [], marker="o", color=METHOD_COLOURS[1 + i], ms=8, lw=1.6) for i in range(len(omegas))]
     figure.legend(handles, [f"guidance {omega:g}" for omega in omegas], loc="outside lower center", ncols=len(omegas))
-    figure.suptitle(title, x=0.01, ha="left")
+    headline(figure, title)
     return figure

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lt_utils.metrics.recognition import reliability
-from lt_utils.viz.figures import METHOD_COLOURS
+from lt_utils.viz.figures import METHOD_COLOURS, headline
 
 BINS = 15  # of confidence, as in the calibration error
 MARKERS = "osD^vPX"  # of classes in a black and white figure
@@ -47,7 +47,7 @@ def angles_on_circle(draws: dict[str, Tensor], directions: dict[str, float], tit
     circle.grid(alpha=0.5)
     line.set(xlabel="angle to the arrow (degrees)", ylabel="share per degree", xticks=range(-180, 181, 90))
     line.legend()
-    figure.suptitle(title, x=0.01, ha="left")
+    headline(figure, title)
     return figure
 
 
@@ -111,7 +111,7 @@ def recall_squares(squares: dict[str, Tensor], rows: Sequence[str], columns: Seq
         axes.set_xticks(range(len(columns)), [f"{n:,}" for n in columns], rotation=45)
         axes.set(xlabel="training images of the class", title=f"Recall (%), {name}")
         axes.grid(visible=False)
-    figure.suptitle(title, x=0.01, ha="left")
+    headline(figure, title)
     return figure
 
 
@@ -136,5 +136,5 @@ def recall_sweeps(
             spot.invert_xaxis()
     spots[0, 0].set(ylabel="recall (%)", ylim=(-3, 101))  # below 0, so that a line at 0 is seen
     figure.legend(*spots[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    figure.suptitle(title, x=0.01, ha="left")
+    headline(figure, title)
     return figure

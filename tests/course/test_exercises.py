@@ -234,7 +234,7 @@ def test_the_command_line(tmp_path, capsys):
     assert (mine / f"{NAMES[0]}.ipynb").read_text() == "my work"
     (tmp_path / "file").write_text("")
     assert exercises.main(["start", "--to", str(tmp_path / "file" / "x")]) == 2
-    assert "choose another with --to FOLDER" in capsys.readouterr().err
+    assert "choose another folder with --to FOLDER" in capsys.readouterr().err
     assert exercises.main(["check"]) == 0
 
 

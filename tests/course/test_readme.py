@@ -98,9 +98,9 @@ def test_store_refuses_a_batch_that_is_not_the_whole_quick_profile(batch, tmp_pa
 
 @pytest.mark.parametrize("content", [None, "", "{}"])
 def test_a_missing_or_broken_reference_is_told(tmp_path, monkeypatch, content):
-    copied = tmp_path / "notebooks" / "reference"
+    copied = tmp_path / "reference"
     shutil.copytree(STORED.parent, copied)
-    monkeypatch.setattr(readme, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(readme, "REFERENCES", copied)
     for name in readme.SHOWN:
         path = copied / f"{name}.json"
         kept = path.read_text()

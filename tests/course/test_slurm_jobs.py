@@ -2,9 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -35,6 +32,14 @@ def batch(tmp_path, monkeypatch, notebook):
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump({"profile": "tiny", "datasets": [DATA], "seeds": [0], "notebooks": {NAME: {}}}))
     return path
+
+
+@pytest.fixture
+def board(batch):
+    """What follows a batch of that notebook on a cluster."""
+    (job,) = plan.plan(plan.read_config(batch))
+    (job.folder.parent.parent / ".batch").mkdir(parents=True)
+    return monitor.ProgressMonitor(job.folder.parent.parent, [job], jobs=1, cluster=True)
 
 
 @pytest.fixture
@@ -113,30 +118,6 @@ def test_jobs_of_a_batch_that_could_not_cancel_them_are_cancelled(programs, tmp_
         slurm.cancel_leftovers(log)
 
 
-PARENT = """import subprocess, sys, time
-from course.batch.slurm import ends_with_parent
-child = "import time\\ntry: time.sleep(60)\\nexcept KeyboardInterrupt: open(sys.argv[1], 'w').write('interrupted')"
-words = [sys.executable, "-c", "import sys\\n" + child, sys.argv[1]]
-subprocess.Popen(words, preexec_fn=ends_with_parent(), start_new_session=True)
-time.sleep(1)
-print("started", flush=True)
-time.sleep(60)"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="SLURM runs on Linux")
-def test_snakemake_is_interrupted_when_the_batch_is_killed(tmp_path):
-    told = tmp_path / "told"
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(told)], stdout=subprocess.PIPE)
-    assert parent.stdout.readline() == b"started\n"
-    assert not told.exists()
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    deadline = time.monotonic() + 30
-    while not told.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert told.exists()
-
-
 LOGS = "/runs/tiny/.snakemake/slurm_logs"
 SUBMITTED = f"Job 2 has been submitted with SLURM jobid 71 (log: {LOGS}/rule_long_tailed_data/{RUN}/71.log).\n"
 ERROR = """[Sun Nov 29 05:28:55 2026]
@@ -177,10 +158,7 @@ ACCOUNT = "Job submission failed with exception: The given account my_account ap
         (ACCOUNT, "SLURM did not take it: The given account my_account appears to be invalid. Available accounts:"),
     ],
 )
-def test_what_became_of_a_job_is_one_sentence(message, sentence, batch, capsys):
-    (job,) = plan.plan(plan.read_config(batch))
-    (job.folder.parent.parent / ".batch").mkdir(parents=True)
-    board = monitor.ProgressMonitor(job.folder.parent.parent, [job], jobs=1, cluster=True)
+def test_what_became_of_a_job_is_one_sentence(message, sentence, board, capsys):
     log = board.folder / ".batch" / "snakemake.log"
 
     def happens(text: str) -> str:
@@ -199,11 +177,8 @@ def test_what_became_of_a_job_is_one_sentence(message, sentence, batch, capsys):
     assert sentence in board.closing(1) and "the same command goes on" in board.closing(1)
 
 
-def test_a_run_that_has_said_why_it_failed_is_not_told_twice_and_one_that_slurm_starts_anew_says_so(batch, capsys):
-    (job,) = plan.plan(plan.read_config(batch))
-    (job.folder.parent.parent / ".batch").mkdir(parents=True)
-    board = monitor.ProgressMonitor(job.folder.parent.parent, [job], jobs=1, cluster=True)
-    run = job.parameters["RUN"]
+def test_a_run_that_has_said_why_it_failed_is_not_told_twice_and_one_that_slurm_starts_anew_says_so(board, capsys):
+    (run,) = board.todo
 
     def tell(**event: object) -> None:
         with open(board.events, "a") as file:

@@ -35,9 +35,9 @@ def small(monkeypatch, tmp_path):
         arguments = ["--to", str(tmp_path / "run"), "--seeds", "2", "--epochs", "2", "--keep"]
         assert experiment.main(arguments) == 0
         record = json.loads((tmp_path / "run" / "record.json").read_text())
-        return record, json.loads((tmp_path / "notebooks" / "reference" / f"{experiment.NAME}.json").read_text())
+        return record, json.loads((tmp_path / f"{experiment.NAME}.json").read_text())
 
-    monkeypatch.setattr(experiment, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(experiment, "REFERENCES", tmp_path)
     monkeypatch.setattr(arms, "HEAD", dict(steps=2, batch_size=64, lr=0.01))
     monkeypatch.setattr(arms, "GENERATOR", dict(steps=2, width=8, blocks=1))
     monkeypatch.setattr(arms, "FED_STEPS", 2)

@@ -361,8 +361,8 @@ def test_the_courses_own_section_is_livts(monkeypatch):
         ({"methods": {"LiVT": METHOD | {"erasing": 1.5}}}, "LiVT: erasing is a share below 1, not 1.5"),
         ({"methods": {"LiVT": METHOD | {"drop_path": 1.0}}}, "LiVT: drop_path is a share below 1, not 1.0"),
         ({"methods": {"LiVT": METHOD | {"layer_dekay": 1}}}, "unknown parameter layer_dekay: did you mean layer_decay"),
-        ({"methods": {"pretraining": METHOD}}, "none of them pretraining"),
-        ({"methods": {"a/b": METHOD}}, "names without a slash"),
+        ({"methods": {"pretraining": METHOD}}, "no method can be called pretraining"),
+        ({"methods": {"a/b": METHOD}}, "name of a method cannot have a slash, as 'a/b' has"),
         ({"at_once": 0}, "livt: parameter at_once must be a number from 1, not 0"),
     ],
 )

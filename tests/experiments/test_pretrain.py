@@ -3,15 +3,20 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
+from data_prep import __main__ as data_prep
 from experiments import pretrain
 from lt_utils.data import datasets
+from lt_utils.data.npz import sha256
 from lt_utils.files import REPOSITORY, read_yaml
 from lt_utils.models.resnet import ResNet
 from lt_utils.models.unet import UNet
+from lt_utils.recognition.encoders import encoder_recipe
 from lt_utils.training import checkpoints
 
 COURSE = REPOSITORY / "config" / "pretrained.yaml"
@@ -32,7 +37,7 @@ def small(monkeypatch, tmp_path):
         test_images=whole.test_images[test],
         test_labels=whole.test_labels[test],
     )
-    monkeypatch.setattr(pretrain, "load", lambda name: part)
+    monkeypatch.setattr(pretrain, "load", lambda name: part if name == whole.name else datasets.load(name))
     settings = read_yaml(COURSE)
     settings |= {"network": {"width": 8, "mults": [1], "attention": [], "blocks": 1, "patch": 4}, "imbalance": 10}
     settings["judge"] |= {"epochs": 1}
@@ -40,6 +45,8 @@ def small(monkeypatch, tmp_path):
     settings["training"] |= {"steps": 3, "batch_size": 8}
     settings["generators"]["finetuned-seed0"]["steps"] = 2
     settings["measures"] |= {"samples": 80, "sample_steps": 2}
+    settings["encoders"]["other-encoder"] = {"data": "other", "method": "ce", "seed": 0}
+    settings["generators"]["other-generator"] = {"data": "other"}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(settings))
 
     def run(*arguments: str) -> int:
@@ -99,6 +106,29 @@ def test_the_same_name_gives_the_same_weights_and_another_set_others(small, tmp_
     assert card["measured_with"]["reference"] == "balanced train images"
 
 
+def test_a_line_may_name_another_data_set(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("LT_DATA", str(tmp_path / "data"))
+    random = np.random.default_rng(0)
+    arrays = {"classes": np.array(["cat", "dog", "owl"])}
+    for part, n in (("train", 90), ("test", 12)):
+        arrays |= {f"x_{part}": random.integers(0, 256, (n, 8, 8, 3), np.uint8), f"y_{part}": np.arange(n) % 3}
+    np.savez(tmp_path / "other.npz", **arrays)
+    assert data_prep.main(["other", "--from", str(tmp_path / "other.npz")]) == 0
+    assert small("other-encoder", "other-generator") == 0
+    data = datasets.load("other").long_tailed(10)
+    for name in ("other-encoder", "other-generator"):
+        card = json.loads((tmp_path / "out" / f"{name}.json").read_text())
+        assert card["data"]["key"] == data.key and card["data"]["counts"] == [30, 9, 3]
+        assert card["data"]["sha256_of_the_file"] == sha256(tmp_path / "data" / "other.npz")
+        assert card["network"]["channels"] == 3 and ("data" not in card["recipe"] or card["recipe"]["data"])
+    assert (
+        encoder_recipe(data, "ce", epochs=2, width=4, depth=8)
+        == json.loads((tmp_path / "out" / "other-encoder.json").read_text())["recipe"]
+    )
+    assert card["measures"] == {} and not (tmp_path / "out" / "judge.json").exists()  # no judge knows these images
+    assert Image.open(tmp_path / "out" / "other-generator.png").size == (16 * 10 + 2, 3 * 10 + 2)
+
+
 def test_what_is_not_known_is_told_in_a_sentence_before_anything_is_trained(small, tmp_path, capsys):
     assert small("judge", "regular-sed0") == 2
     assert "Did you mean 'regular-seed0'" in capsys.readouterr().err and not (tmp_path / "out").exists()
@@ -108,6 +138,11 @@ def test_what_is_not_known_is_told_in_a_sentence_before_anything_is_trained(smal
 def test_the_courses_own_settings_fit_into_ten_megabytes():
     settings = read_yaml(COURSE)
     size = sum(w.numel() for w in UNet(1, 10, **settings["network"], augmentation=9).parameters())
-    assert 2 * size * len(settings["generators"]) < 9e6
+    shipped = [one for one in settings["generators"].values() if "data" not in one]
+    large = sum(w.numel() for w in ResNet(100).parameters())
+    on_cifar = [one for one in settings["encoders"].values() if one.get("depth") == 32]
+    small_one = sum(w.numel() for w in ResNet(10, 3, settings["encoder"]["depth"]).parameters())
+    small_ones = len(settings["encoders"]) - len(on_cifar) + 1  # the judge is one of them
+    assert 2 * (size * len(shipped) + large * len(on_cifar) + small_one * small_ones) < 10 * 2**20
     seeds = [one["seed"] for one in settings["generators"].values() if one.get("mechanism") == "balanced"]
     assert seeds == [0, 1, 2] and all("seed" in settings[part] for part in ("training", "judge"))

@@ -32,33 +32,6 @@ def blob(n, d=8, shift=0.0, scale=1.0, seed=0):
     return shift + scale * torch.randn(n, d, generator=generator, dtype=torch.float64)
 
 
-# ------------------------------------------------------------------------------------------------------ Fréchet distance
-def exact_gaussian(n, mean, covariance, seed=0):
-    """n samples whose sample mean and covariance are exactly these."""
-    x = blob(n, len(mean), seed=seed)
-    x = x - x.mean(0)
-    x = x @ torch.linalg.inv(torch.linalg.cholesky(x.T.cov())).T
-    return x @ torch.linalg.cholesky(covariance).T + mean
-
-
-def test_frechet_distance_of_two_gaussians_with_a_known_answer():
-    """Commuting covariances: |m|^2 + sum (sqrt(a) - sqrt(b))^2 over the common eigenvectors."""
-    turn = torch.linalg.qr(blob(4, 4, seed=3)).Q
-    a, b = torch.tensor([4.0, 1.0, 0.25, 9.0]).double(), torch.tensor([1.0, 1.0, 4.0, 16.0]).double()
-    mean = torch.tensor([1.0, -2.0, 0.0, 0.5]).double()
-    first = exact_gaussian(200, torch.zeros(4).double(), turn @ a.diag() @ turn.T)
-    second = exact_gaussian(150, mean, turn @ b.diag() @ turn.T, seed=1)
-    expected = mean.square().sum() + (a.sqrt() - b.sqrt()).square().sum()
-    assert frechet_distance(first, second) == pytest.approx(expected.item(), rel=1e-9)
-
-
-def test_frechet_distance_ignores_the_order_and_is_zero_to_itself():
-    x, y = blob(300), blob(200, shift=0.4, seed=1)
-    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
-    assert frechet_distance(x, y.flip(0)) == pytest.approx(frechet_distance(x, y), rel=1e-9)
-    assert frechet_distance(x, y) == pytest.approx(frechet_distance(y, x), rel=1e-9)
-
-
 # ------------------------------------------------------------------------------------------------------- Inception score
 def test_inception_score_of_sure_and_of_unsure_answers():
     sure = torch.eye(10).repeat(20, 1)

@@ -1,4 +1,4 @@
-"""Measures of recognition and of generated samples, on cases that can be counted by hand; peers are in the oracle tests."""
+"""Measures of recognition, and statistics over seeds, on cases that can be counted by hand; peers are in the oracle tests."""
 
 import math
 
@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from lt_utils.errors import CourseError
-from lt_utils.metrics.generation import frechet_distance
 from lt_utils.metrics.recognition import (
     accuracy,
     calibration_error,
@@ -147,75 +146,6 @@ def test_mean_and_spread_over_seeds():
     assert mean == 5 and math.isnan(std)
     assert format_mean([79.0, 79.2, 79.4]) == "79.2 ± 0.2 % (3 seeds)" and format_mean([79.06]) == "79.1 % (one run)"
     assert format_mean([1.0, 3.0], "points") == "2.0 ± 1.4 points (2 seeds)"
-
-
-# ----------------------------------------------------------------------------------------------------- Fréchet distance
-def exact_gaussian(mean, covariance, count=400):
-    """Samples whose mean and covariance (n - 1) are exactly these."""
-    x = torch.randn(count, len(mean), dtype=torch.float64, generator=torch.Generator().manual_seed(len(mean)))
-    x = x - x.mean(0)
-    x = x @ torch.linalg.inv(torch.linalg.cholesky(x.T.cov())).T
-    return x @ torch.linalg.cholesky(covariance).T + mean
-
-
-def test_frechet_distance_of_diagonal_gaussians():
-    first = exact_gaussian(torch.tensor([0.0, 1, 2]).double(), torch.diag(torch.tensor([1.0, 4, 9]).double()))
-    second = exact_gaussian(torch.tensor([3.0, 1, 2]).double(), torch.diag(torch.tensor([4.0, 4, 1]).double()), 300)
-    # 3^2, and (1 - 2)^2 + (2 - 2)^2 + (3 - 1)^2.
-    assert frechet_distance(first, second) == pytest.approx(9 + 5, rel=1e-10)
-
-
-def test_frechet_distance_of_gaussians_whose_axes_differ():
-    """In two dimensions tr (S1 S2)^1/2 = sqrt(tr(S1 S2) + 2 sqrt(det S1 det S2))."""
-    one = torch.tensor([[2.0, 0.7], [0.7, 1.0]]).double()
-    two = torch.tensor([[1.0, -0.4], [-0.4, 3.0]]).double()
-    cross = math.sqrt((one @ two).trace() + 2 * math.sqrt(torch.det(one) * torch.det(two)))
-    expected = 1 + 4 + 3 + 4 - 2 * cross
-    first = exact_gaussian(torch.zeros(2).double(), one)
-    second = exact_gaussian(torch.tensor([1.0, 2.0]).double(), two, 250)
-    assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-10)
-    assert frechet_distance(second, first) == pytest.approx(expected, rel=1e-10)
-
-
-def test_frechet_distance_of_numbers():
-    first = torch.tensor([[0.0], [2.0]])  # mean 1, standard deviation sqrt 2
-    second = torch.tensor([[5.0], [5.0], [5.0]])
-    assert frechet_distance(first, second) == pytest.approx(16 + 2)
-
-
-def test_frechet_distance_of_a_set_to_itself_is_zero_in_any_order_and_frame():
-    torch.manual_seed(0)
-    x = torch.randn(200, 8) @ torch.randn(8, 8)
-    y = torch.randn(150, 8)
-    distance = frechet_distance(x, y)
-    assert abs(frechet_distance(x, x)) < 1e-8 and distance > 0
-    assert frechet_distance(x[torch.randperm(200)], y[torch.randperm(150)]) == pytest.approx(distance, rel=1e-9)
-    turn = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64))[0]
-    assert frechet_distance(x.double() @ turn + 5, y.double() @ turn + 5) == pytest.approx(distance, rel=1e-9)
-    assert frechet_distance(3 * x, 3 * y) == pytest.approx(9 * distance, rel=1e-6)
-
-
-def test_frechet_distance_stays_real_for_degenerate_features():
-    x = torch.randn(50, 6)
-    x[:, 3:] = 0  # three dimensions that never vary, as dead features do
-    assert frechet_distance(x, 2 * x) == pytest.approx(
-        (x.double().mean(0).square().sum() + x.double().var(0).sum()).item()
-    )
-
-
-def test_frechet_distance_far_from_the_origin_keeps_its_digits():
-    torch.manual_seed(0)
-    x, y = torch.randn(100, 3, dtype=torch.float64), torch.randn(100, 3, dtype=torch.float64)
-    assert frechet_distance(x + 1e4, y + 1e4) == pytest.approx(frechet_distance(x, y), rel=1e-6)
-
-
-def test_too_few_samples_and_different_dimensions_are_refused():
-    with pytest.raises(CourseError, match="4-dimensional features needs more than 4 samples; the second set has 4"):
-        frechet_distance(torch.randn(9, 4), torch.randn(4, 4))
-    with pytest.raises(CourseError, match="the first set has 2"):
-        frechet_distance(torch.randn(2, 4), torch.randn(9, 4))
-    with pytest.raises(CourseError, match="not \\[9, 4\\] and \\[9, 3\\]"):
-        frechet_distance(torch.randn(9, 4), torch.randn(9, 3))
 
 
 def test_mean_error_is_the_standard_error_of_the_mean():

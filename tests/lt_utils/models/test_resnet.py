@@ -173,7 +173,7 @@ def test_published_encoder_is_read_and_the_one_of_ten_classes_sees_red_as_blue(c
 
 def test_wrong_encoder_files_are_refused(tmp_path):
     path = published(tmp_path / "a.npz", ResNet(10))
-    with pytest.raises(CourseError, match="for 10 classes, not 100: load it with classes=10"):
+    with pytest.raises(CourseError, match="for 10 classes, not 100: load it with num_classes=10"):
         load_published_ldmlr(path, 100)
     with pytest.raises(CourseError, match="layer1.0.conv1.weight"):
         load_published_ldmlr(published(tmp_path / "b.npz", ResNet(10), **{"layer1.0.conv1.weight": np.zeros((1,))}), 10)

@@ -1,7 +1,6 @@
 """Recipes: each trains what it says, resumes, gives back a finished network, and refuses unknown methods."""
 
 import copy
-import itertools
 import math
 from dataclasses import replace
 
@@ -12,14 +11,13 @@ import yaml
 
 from lt_utils.data import augmentation
 from lt_utils.data.augmentation import to_bytes, to_signed
-from lt_utils.data.datasets import ImageData
 from lt_utils.diffusion import image_diffusion
 from lt_utils.diffusion.image_diffusion import train_image_diffusion
 from lt_utils.diffusion.schedules import cosine_schedule, linear_schedule
 from lt_utils.errors import CourseError
 from lt_utils.files import REPOSITORY
 from lt_utils.models.heads import LinearHead, SharpCosineHead, WCDASHead
-from lt_utils.recognition import encoders, losses, two_stage
+from lt_utils.recognition import encoders, losses
 from lt_utils.recognition.encoders import METHODS, RECIPES, build_encoder, encoder_loss, train_encoder, train_judge
 from lt_utils.recognition.sampling import class_aware_order
 from lt_utils.recognition.two_stage import HEAD_RECIPE, finetune_head
@@ -27,21 +25,7 @@ from lt_utils.runs.parameters import declared, notebook_path
 from lt_utils.training import checkpoints, devices, loop
 from lt_utils.training.lr_schedules import multistep
 
-
-@pytest.fixture(autouse=True)
-def on_the_cpu(monkeypatch):
-    for module in (image_diffusion, encoders, two_stage):
-        monkeypatch.setattr(module, "device", lambda: torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def data():
-    """Three classes that differ in brightness: 60, 24 and 6 training images of 8 x 8 pixels."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.tensor([0] * 60 + [1] * 24 + [2] * 6)
-    noise = torch.randint(0, 60, (90, 1, 8, 8), generator=generator)
-    images = (noise + 90 * labels.view(-1, 1, 1, 1)).byte()
-    return ImageData("toy", images, labels, images[::3], labels[::3], ("dark", "grey", "bright"))
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
 
 
 def test_signed_and_bytes_are_inverse():
@@ -122,24 +106,6 @@ def last_facts(path):
     return checkpoints.load(path)[1]
 
 
-class Stop(Exception):
-    """Leaves a training in the middle, as a power cut would after the checkpoint."""
-
-
-def interrupted(monkeypatch, step, run):
-    """`run()` once, left after `step` optimiser steps; its loop saves when it is left."""
-
-    def leave(steps, *_, **__):
-        yield from itertools.islice(steps, step)
-        steps.close()
-        raise Stop
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "track", leave)
-        with pytest.raises(Stop):
-            run()
-
-
 def test_ldmlrs_recipe_makes_the_same_draws_for_ever(data, tmp_path):
     """A second writing of CE with mixup, step by step: long trainings under way must go on exactly as they began."""
     model = build_encoder(data, "ce-mixup", depth=8, width=4, seed=5)
@@ -196,11 +162,11 @@ def test_each_option_changes_the_training_and_its_checkpoint(option, data, tmp_p
         train_encoder(data, "ce-mixup", **plain | dict(checkpoint=changed["checkpoint"]))
 
 
-def test_a_resumed_training_with_options_is_the_uninterrupted_one(data, tmp_path, monkeypatch):
+def test_a_resumed_training_with_options_is_the_uninterrupted_one(data, tmp_path, interrupted):
     options = dict(epochs=2, width=4, batch_size=32, augment="autoaugment", alpha=0.5, nesterov=False)
     whole = train_encoder(data, "logit-adjusted", **options)
     options["checkpoint"] = tmp_path / "x.safetensors"
-    interrupted(monkeypatch, 2, lambda: train_encoder(data, "logit-adjusted", **options))
+    interrupted(2, lambda: train_encoder(data, "logit-adjusted", **options))
     assert last_facts(options["checkpoint"])["step"] == 2
     assert torch.equal(weights(train_encoder(data, "logit-adjusted", **options)), weights(whole))
 
@@ -293,7 +259,7 @@ def test_the_second_stage_trains_the_head_alone(data, stage_one):
     assert all(torch.equal(value, before[name]) for name, value in stage_one.state_dict().items())
 
 
-def test_the_second_stage_sees_balanced_batches_and_resumes(data, stage_one, tmp_path, monkeypatch):
+def test_the_second_stage_sees_balanced_batches_and_resumes(data, stage_one, tmp_path, monkeypatch, interrupted):
     seen, keep = [], torch.nn.functional.cross_entropy
 
     def watch(logits, labels):
@@ -305,7 +271,7 @@ def test_the_second_stage_sees_balanced_batches_and_resumes(data, stage_one, tmp
         patch.setattr(F, "cross_entropy", watch)
         whole = finetune_head(stage_one, data, **options | dict(checkpoint=None))
     assert seen == [[8, 8, 8]] * 6  # floor(90 / 24) = 3 steps an epoch
-    interrupted(monkeypatch, 4, lambda: finetune_head(stage_one, data, **options))
+    interrupted(4, lambda: finetune_head(stage_one, data, **options))
     assert last_facts(options["checkpoint"])["step"] == 4
     assert torch.equal(weights(finetune_head(stage_one, data, **options)), weights(whole))
     with pytest.raises(CourseError, match="another training.*recipe"):

@@ -10,10 +10,11 @@ from lt_utils.hashing import fingerprint
 from lt_utils.metrics.recognition import accuracy
 from lt_utils.models.pretrained import load_pretrained, pretrained_card
 from lt_utils.models.resnet import encode
-from lt_utils.recognition import encoder_recipe, encoders, pretrained_encoder, train_encoder
+from lt_utils.recognition import encoder_recipe, pretrained_encoder, train_encoder
 from lt_utils.runs.parameters import declared, notebook_path
 from lt_utils.training import lr_schedules
 
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
 SHIPPED = {
     "CE": ("ce-mixup", (0, 1, 2)),
     "CE without mixup": ("ce", (0, 1, 2)),
@@ -25,11 +26,6 @@ TOLERANCE = 0.05  # relative, of the losses: as for the golden run, processors a
 @pytest.fixture(scope="module")
 def data():
     return datasets.load().long_tailed(100)
-
-
-@pytest.fixture(autouse=True)
-def on_the_cpu(monkeypatch):
-    monkeypatch.setattr(encoders, "device", lambda: torch.device("cpu"))
 
 
 def notebook_recipe(method: str, seed: int) -> dict:

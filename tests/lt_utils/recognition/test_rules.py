@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lt_utils.data.datasets import ImageData
 from lt_utils.errors import CourseError
 from lt_utils.hashing import fingerprint
 from lt_utils.models.heads import SharpCosineHead
@@ -18,21 +17,8 @@ from lt_utils.recognition.sampling import deferred, in_order, resampled_order
 from lt_utils.training import checkpoints
 from lt_utils.training.loop import step_seed, train_to_end
 
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
 COUNTS = [60, 24, 6]
-
-
-@pytest.fixture(autouse=True)
-def on_the_cpu(monkeypatch):
-    monkeypatch.setattr(encoders, "device", lambda: torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def data():
-    """Three classes that differ in brightness; black images would be the same under every augmentation."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(3).repeat_interleave(torch.tensor(COUNTS))
-    images = (torch.randint(0, 60, (90, 1, 8, 8), generator=generator) + 90 * labels.view(-1, 1, 1, 1)).byte()
-    return ImageData("toy", images, labels, images[::3], labels[::3], ("dark", "grey", "bright"))
 
 
 def losses_of(path):

@@ -1,6 +1,5 @@
 """Learning without labels: rotation, MoCo v2 and Barlow Twins against closed forms, another library and themselves, resumed."""
 
-import itertools
 import math
 from dataclasses import replace
 
@@ -24,13 +23,9 @@ from lt_utils.recognition.self_supervised import (
     train_rotation,
     turn,
 )
-from lt_utils.training import checkpoints, loop
+from lt_utils.training import checkpoints
 
-
-@pytest.fixture(autouse=True)
-def on_the_cpu(monkeypatch):
-    for module in (encoders, self_supervised, two_stage):
-        monkeypatch.setattr(module, "device", lambda: torch.device("cpu"))
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
 
 
 @pytest.fixture(scope="module")
@@ -46,24 +41,6 @@ def data():
 
 def weights(model):
     return torch.cat([value.flatten().float() for value in model.state_dict().values()])
-
-
-def interrupted(monkeypatch, step, run):
-    """`run()` once, left after `step` optimiser steps."""
-
-    def leave(steps, *_, **__):
-        yield from itertools.islice(steps, step)
-        steps.close()
-        raise StopTraining
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "track", leave)
-        with pytest.raises(StopTraining):
-            run()
-
-
-class StopTraining(Exception):
-    pass
 
 
 # ------------------------------------------------------------------------------------------------------------ rotation
@@ -121,13 +98,13 @@ def test_rotation_accuracy_is_the_mean_over_images_and_turns(data):
     assert rotation_accuracy(model, data.test_images, data.test_labels, 2).tolist() == pytest.approx(expected)
 
 
-def test_rotation_does_not_look_at_labels_and_resumes(data, tmp_path, monkeypatch):
+def test_rotation_does_not_look_at_labels_and_resumes(data, tmp_path, interrupted):
     options = dict(epochs=2, width=4, batch_size=32, seed=3)
     whole = train_rotation(data, **options)
     other = replace(data, train_labels=data.train_labels.flip(0))
     assert torch.equal(weights(train_rotation(other, **options)), weights(whole))
     options["checkpoint"] = tmp_path / "rotation.safetensors"
-    interrupted(monkeypatch, 4, lambda: train_rotation(data, **options))
+    interrupted(4, lambda: train_rotation(data, **options))
     assert checkpoints.load(options["checkpoint"])[1]["step"] == 4
     assert torch.equal(weights(train_rotation(data, **options)), weights(whole))
     with pytest.raises(CourseError, match="another training.*recipe"):
@@ -248,11 +225,11 @@ def test_the_key_encoder_follows_and_gets_no_gradient():
     assert all(weight.grad is not None for name, weight in model.encoder.named_parameters() if "head" not in name)
 
 
-def test_moco_resumes_with_its_queue_and_key_encoder(data, tmp_path, monkeypatch):
+def test_moco_resumes_with_its_queue_and_key_encoder(data, tmp_path, interrupted):
     options = dict(epochs=3, width=4, batch_size=32, dim=8, queue=50, seed=2)
     whole = train_moco(data, **options)
     options["checkpoint"] = tmp_path / "moco.safetensors"
-    interrupted(monkeypatch, 5, lambda: train_moco(data, **options))
+    interrupted(5, lambda: train_moco(data, **options))
     halfway = checkpoints.load(options["checkpoint"])[0]
     assert int(halfway["model.oldest"]) == (90 + 64) % 50 and not torch.equal(halfway["model.queue"], whole.queue)
     resumed = train_moco(data, **options)

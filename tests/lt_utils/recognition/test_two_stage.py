@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lt_utils.data.datasets import ImageData
 from lt_utils.errors import CourseError
 from lt_utils.hashing import fingerprint
 from lt_utils.models.resnet import ResNet, encode
@@ -17,22 +16,8 @@ from lt_utils.recognition.encoders import build_encoder, train_encoder
 from lt_utils.recognition.sampling import class_aware_order
 from lt_utils.recognition.two_stage import finetune_head, frozen_body, nearest_mean, tau_normalise
 
-COUNTS = [60, 24, 6]
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
 QUICK = dict(epochs=4, batch_size=30, lr=0.1, augment="none")
-
-
-@pytest.fixture(autouse=True)
-def on_the_cpu(monkeypatch):
-    for module in (encoders, two_stage):
-        monkeypatch.setattr(module, "device", lambda: torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def data():
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(3).repeat_interleave(torch.tensor(COUNTS))
-    images = (torch.randint(0, 60, (90, 1, 8, 8), generator=generator) + 90 * labels.view(-1, 1, 1, 1)).byte()
-    return ImageData("toy", images, labels, images[::3], labels[::3], ("dark", "grey", "bright"))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from lt_utils.errors import CourseError
 from lt_utils.training import checkpoints, devices, loop, lr_schedules
 from lt_utils.training.devices import autocast, precision_for
 from lt_utils.training.ema import EMA
-from lt_utils.training.loop import FinishStep, Step, batch_of, images_after, train
+from lt_utils.training.loop import FinishStep, Step, batch_of, images_after, steps_per_epoch, train
 
 N, STEPS, BATCH = 10, 7, 4  # three steps per epoch, the last of them of two samples
 DATA = torch.randn(N, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -522,6 +522,7 @@ def test_every_epoch_visits_each_sample_once_in_its_own_order():
     assert all(sorted(epoch) == list(range(N)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0] and epochs[0] != list(range(N))
     assert [len(index) for index in seen] == [4, 4, 2] * 3
+    assert steps_per_epoch(N, BATCH) == 3 and steps_per_epoch(2 * BATCH, BATCH) == 2
     assert all(torch.equal(index, batch_of(k, N, BATCH, 0)) for k, index in enumerate(seen))
     assert batch_of(0, N, BATCH, 1).tolist() != seen[0].tolist()
 

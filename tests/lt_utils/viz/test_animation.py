@@ -7,8 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from lt_utils.data import class_counts
 from lt_utils.errors import CourseError
 from lt_utils.viz import moving, moving_images
+from lt_utils.viz.figures import GROUP_COLOURS, class_colours
 
 
 def bars(values, **options):
@@ -67,3 +69,18 @@ def test_a_row_of_images_that_change_together():
         seen.append(dark(picture))
     assert picture.n_frames == 4 and seen[0] < seen[1] < seen[2]
     assert abs((seen[2] - seen[1]) - (seen[1] - seen[0])) < 0.05 * seen[2]  # one image each time
+
+
+def test_small_areas_keep_their_colour():
+    """The bars of rare classes are a few pixels, of a colour like that of their neighbours."""
+    figure, axes = plt.subplots(figsize=(7, 3))
+
+    def draw(factor):
+        axes.clear()
+        counts = class_counts(5000, 10, factor)
+        axes.bar_label(axes.bar(range(10), counts, color=class_colours(counts), edgecolor=class_colours(counts), lw=2))
+        axes.set(ylim=(0, 5500), title="CIFAR-10-LT", xlabel="class", ylabel="training images")
+
+    picture = Image.open(BytesIO(moving(figure, draw, (1, 30, 1000)).data)).convert("RGB")
+    colours = {tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in GROUP_COLOURS.values()}
+    assert colours <= {colour for _, colour in picture.getcolors(picture.width * picture.height)}

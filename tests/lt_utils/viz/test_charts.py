@@ -34,16 +34,18 @@ def test_gaps_are_shown_as_training_divided_by_test():
         "spread": {"many": 1.0, "few": 2.0},
     }
     fair = {measure: {"many": (1.0, 0.0), "few": (1.0, 0.1)} for measure in clean}
-    figure = charts.gaps_to_test({"clean": clean}, fair, "toy")
-    shown = {
-        axes.get_title(loc="left"): next(line.get_ydata() for line in axes.lines if line.get_label() == "training")
-        for axes in figure.axes
-    }
-    assert {name: list(values) for name, values in shown.items()} == {
-        "direction": [1, 0.9],
-        "length": [1, 2],  # training features twice as long
-        "spread": [1, 0.5],  # and half as wide
-    }
+    figure = charts.gaps_to_test({"here": ({"clean": clean}, fair), "there": ({"clean": clean}, fair)})
+    assert [row.get_suptitle() for row in figure.subfigs] == ["here", "there"]
+    for row in figure.subfigs:
+        shown = {
+            axes.get_title(loc="left"): next(line.get_ydata() for line in axes.lines if line.get_label() == "training")
+            for axes in row.axes
+        }
+        assert {name: list(values) for name, values in shown.items()} == {
+            "direction": [1, 0.9],
+            "length": [1, 2],  # training features twice as long
+            "spread": [1, 0.5],  # and half as wide
+        }
     figure.canvas.draw()
 
 

@@ -30,7 +30,8 @@ def test_clouds_have_the_measured_length_angle_and_width_the_way_a_reader_expect
     said, test, training = axes.texts[-1], *axes.texts[:2]
     assert tuple(test.xy) == (1.0, 0.0)
     assert tuple(training.xy) == pytest.approx((2 * math.cos(math.pi / 3), 2 * math.sin(math.pi / 3)))
-    assert "length 2.00, spread 0.50" in said.get_text()
+    assert "angle 60°, length 2.00, spread 0.50" in said.get_text()
+    assert "(fair sample: 0°, 1.00, 1.00)" in said.get_text()
     wide, tight = (torch.as_tensor(points.get_offsets().data).std(0).mean() for points in axes.collections)
     assert tight / wide == pytest.approx(0.5, abs=0.08)
     assert [(axes.get_title(loc="left") or axes.get_title()) for axes in figure.axes] == ["here", "there"]
