@@ -70,8 +70,8 @@ def gaps_to_test(
     """
     titles = {
         "direction": ("direction", "cosine of the angle"),
-        "length": ("length", "training / test"),
-        "spread": ("spread", "training / test"),
+        "length": ("length", "set / test"),
+        "spread": ("spread", "set / test"),
     }
     names = {"clean": "training", "drawn": "drawn", "weak": "weak views", "strong": "strong views"}
     figure = plt.figure(figsize=(9, 0.4 + 3 * len(records)))

@@ -189,16 +189,17 @@ def gap_panels(results: Results, one: str, other: str, omegas: Sequence[float], 
         factor, heading = PAIRED[name]
         axes.axvline(0, color="#999999", lw=1.2, zorder=1)
         for row, group in enumerate(groups):
+            axes.axhline(-row - 0.5, color="#DDDDDD", lw=0.8, zorder=0)
             for place, omega in enumerate(omegas):
                 if gaps := [factor * gap for gap in seed_gaps(results, one, other, omega, group, name)]:
                     seed_dot(
-                        axes, 0.2 - row + 0.45 * place - 0.225 * (len(omegas) - 1), gaps, METHOD_COLOURS[1 + place]
+                        axes, 0.06 - row + 0.36 * place - 0.18 * (len(omegas) - 1), gaps, METHOD_COLOURS[1 + place]
                     )
         axes.set_yticks([-row for row in range(len(groups))], groups)
         axes.set(
             title=heading.replace(" %", " (points)"),
             xlabel=f"{one} minus {other} ({side})",
-            ylim=(0.4 - len(groups), 0.8),
+            ylim=(0.5 - len(groups), 0.6),
         )
         axes.grid(axis="y", visible=False)
     handles = [plt.Line2D([], [], marker="o", color=METHOD_COLOURS[1 + i], ms=8, lw=1.6) for i in range(len(omegas))]
