@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lt_utils import hashing
 from lt_utils.data.datasets import ImageData, data_folder
 from lt_utils.errors import CourseError
+from lt_utils.models.pretrained import pretrained_names
 from lt_utils.models.published import load_published_ldmlr
 from lt_utils.models.resnet import ResNet, encode
 from lt_utils.recognition import encoders
@@ -91,8 +92,9 @@ def load_or_train(
     """Features of `data` by the encoder of this seed, and a sentence that says where the encoder came from.
 
     In this order: the published encoder in the file `published`; the "CE" encoder of this seed in `earlier`, a finished
-    run of notebook 03; one that comes with the course, of the same recipe; else one trained now by `method` (cross-entropy
-    and mixup), `epochs` long, kept in `checkpoint`. `earlier` is left out for another method.
+    run of notebook 03; one of the same recipe that comes with the course or that experiments.pretrain has trained; else one
+    trained now by `method` (cross-entropy and mixup), `epochs` long, kept in `checkpoint`. `earlier` is left out for another
+    method.
     """
     if published:
         return encode_published(published, data), f"published LDMLR encoder {Path(published).name}"
@@ -100,7 +102,8 @@ def load_or_train(
         model, _ = checkpoints.load_model(stored, ResNet, device())
         return encode_data(model, data), f"encoder of seed {seed} loaded from {earlier.name}"
     if found := encoders.pretrained_encoder(data, method, epochs=epochs, depth=depth, seed=seed):
-        return encode_data(found[0], data), f"encoder of seed {seed}: {found[1]['name']}, which comes with the course"
+        whose = "comes with the course" if (name := found[1]["name"]) in pretrained_names() else "was trained before"
+        return encode_data(found[0], data), f"encoder of seed {seed}: {name}, which {whose}"
     model = encoders.train_encoder(
         data, method, epochs=epochs, depth=depth, seed=seed, checkpoint=checkpoint, title=f"encoder, seed {seed}"
     )

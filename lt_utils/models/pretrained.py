@@ -22,9 +22,10 @@ FOLDER = Path(__file__).parent / "weights"
 KINDS = {"ResNet": ResNet, "UNet": UNet}
 
 
-def pretrained_names() -> list[str]:
-    """The names of the networks that come with the course."""
-    return sorted(path.stem for path in FOLDER.glob("*.json"))
+def pretrained_names(own: bool = False) -> list[str]:
+    """The names of the networks that come with the course; own: then those of your own, beside the prepared data sets."""
+    folders = (FOLDER, data_folder() / "trained") if own else (FOLDER,)
+    return list(dict.fromkeys(path.stem for folder in folders for path in sorted(folder.glob("*.json"))))
 
 
 def _folder_of(name: str) -> Path:
@@ -33,7 +34,7 @@ def _folder_of(name: str) -> Path:
         return FOLDER
     own = data_folder() / "trained"
     try:
-        choose("trained network", name, [*pretrained_names(), *sorted(path.stem for path in own.glob("*.json"))])
+        choose("trained network", name, pretrained_names(own=True))
     except CourseError as error:
         raise CourseError(f"{error} `python -m experiments.pretrain NAME --folder {own}` trains another one.") from None
     return own

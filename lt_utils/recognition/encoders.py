@@ -273,12 +273,13 @@ def encoder_recipe(data: ImageData, method: str = "ce-mixup", **options) -> dict
 
 
 def pretrained_encoder(data: ImageData, method: str = "ce-mixup", **options) -> tuple[ResNet, dict] | None:
-    """The encoder of the course, and its card, that was trained on these data by exactly this recipe, seed included; else None.
+    """The trained encoder, and its card, that has seen these data by exactly this recipe, seed included; None if there is none.
 
+    Those of the course are looked through, then your own (models/pretrained.py).
     method, options: those of `train_encoder`.
     """
     wanted = encoder_recipe(data, method, **options)
-    for name in pretrained_names():
+    for name in pretrained_names(own=True):
         if pretrained_card(name).get("recipe") == wanted:
             return load_pretrained(name, device())
     return None

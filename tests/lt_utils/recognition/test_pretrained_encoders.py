@@ -1,14 +1,16 @@
 """The encoders that come with the course: what notebook 03 would train, taken for exactly its recipe and for no other."""
 
 import itertools
+import shutil
 
 import pytest
 import torch
 
 from lt_utils.data import datasets
+from lt_utils.files import read_json, write_json
 from lt_utils.hashing import fingerprint
 from lt_utils.metrics.recognition import accuracy
-from lt_utils.models.pretrained import load_pretrained, pretrained_card
+from lt_utils.models.pretrained import FOLDER, load_pretrained, pretrained_card
 from lt_utils.models.resnet import encode
 from lt_utils.recognition import encoder_recipe, pretrained_encoder, train_encoder
 from lt_utils.runs.parameters import declared, notebook_path
@@ -75,6 +77,18 @@ def test_the_defaults_of_notebook_03_find_all_that_is_shipped(data):
 )
 def test_another_recipe_takes_none(data, other):
     assert pretrained_encoder(data, **notebook_recipe("CE", 1) | other) is None
+
+
+def test_one_of_ones_own_is_found_by_its_recipe(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("LT_DATA", str(tmp_path))
+    recipe = notebook_recipe("CE", 7)
+    assert pretrained_encoder(data, **recipe) is None
+    (tmp_path / "trained").mkdir()
+    card = read_json(FOLDER / "ce-seed1.json") | {"name": "mine", "recipe": encoder_recipe(data, **recipe)}
+    write_json(tmp_path / "trained" / "mine.json", card)
+    shutil.copy(FOLDER / "ce-seed1.safetensors", tmp_path / "trained" / "mine.safetensors")
+    assert pretrained_encoder(data, **recipe)[1]["name"] == "mine"
+    assert pretrained_encoder(data, **notebook_recipe("CE", 1))[1]["name"] == "ce-seed1"
 
 
 def test_other_data_take_none_and_what_says_the_same_in_other_words_is_the_same(data):
