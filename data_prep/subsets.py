@@ -30,10 +30,8 @@ COLUMNS = {
     "label": "class, from 0",
     "image": "first 16 hex digits of the SHA-256 of its pixels, uint8, height x width x channels",
 }
-PUBLISHED = {
-    "cifar10-ldmlr": "cifar10",
-    "cifar100-ldmlr": "cifar100",
-}  # sets whose lists are in splits/: part of which set
+# The sets whose lists are in splits/, and which set each is a part of.
+PUBLISHED = {"cifar10-ldmlr": "cifar10", "cifar100-ldmlr": "cifar100"}
 SORTED = "SHA-256 of the column's values, sorted (numbers as numbers, hashes as text), each followed by a line feed"
 
 

@@ -22,13 +22,8 @@ from lt_utils.hashing import data_key
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 BUNDLED = "fashion-mnist-small"
 TITLES = {"fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
-FETCHABLE = (
-    "fashion-mnist",
-    "cifar10",
-    "cifar100",
-    "cifar10-ldmlr",
-    "cifar100-ldmlr",
-)  # what data_prep makes by name alone
+# What data_prep makes by its name alone.
+FETCHABLE = ("fashion-mnist", "cifar10", "cifar100", "cifar10-ldmlr", "cifar100-ldmlr")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
