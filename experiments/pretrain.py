@@ -22,7 +22,7 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from course.command import first_line, resumable
-from lt_utils.data.datasets import BUNDLED_FOLDER, ImageData, data_folder, load
+from lt_utils.data.datasets import ImageData, file_of, load
 from lt_utils.data.npz import sha256
 from lt_utils.diffusion.class_balancing import MECHANISMS, train_generator
 from lt_utils.diffusion.generate import balanced_labels, sample_to
@@ -84,11 +84,9 @@ class Pretraining:
         whole = load(of["data"])
         return whole, whole.long_tailed(self.settings["imbalance"], seed=self.settings["subset_seed"])
 
-    def _told_of(self, name: str, whole: ImageData, data: ImageData) -> dict:
-        bundled = BUNDLED_FOLDER / f"{name}.npz"
-        file = bundled if bundled.exists() else data_folder() / bundled.name
+    def _data(self, whole: ImageData, data: ImageData) -> dict:
         cut = {} if data is whole else {k: self.settings[k] for k in ("imbalance", "subset_seed")}
-        return {"key": data.key, **cut, "counts": data.counts, "sha256_of_the_file": sha256(file)}
+        return {"key": data.key, **cut, "counts": data.counts, "sha256_of_the_file": sha256(file_of(whole.name))}
 
     def _card(self, name: str, data: dict, recipe: dict, begun: tuple[dict, float], **more: object) -> dict:
         """Where it comes from, and how long it took: seconds on the clock, and of the processor since it last went on."""
@@ -118,21 +116,22 @@ class Pretraining:
         recipe, around, began = self.settings["judge"], surroundings(), time.process_time()
         model = train_judge(self.whole, **recipe, checkpoint=self._training(name))
         begun = around, time.process_time() - began
-        told = self._told_of(self.settings["data"], self.whole, self.whole)
-        return self._card(name, told, recipe, begun, measures=self._classifier(name, model, self.whole))
+        found = self._classifier(name, model, self.whole)
+        return self._card(name, self._data(self.whole, self.whole), recipe, begun, measures=found)
 
     def _encoder(self, name: str) -> dict:
         """Of an encoder the card also holds losses: of the first steps, and the mean of each epoch."""
         options = self.settings["encoder"] | self.settings["encoders"][name]
-        (whole, tail), of = self._sets(options), options.pop("data", self.settings["data"])
+        whole, tail = self._sets(options)
+        options.pop("data", None)
         around, began = surroundings(), time.process_time()
         model = train_encoder(tail, **options, checkpoint=self._training(name), title=name)
         begun, recipe = (around, time.process_time() - began), encoder_recipe(tail, **options)
         losses = checkpoints.load(self._training(name))[0]["losses"]
         epochs = losses.view(options["epochs"], -1).mean(1)
         told = {"first_steps": losses[:FIRST].tolist(), "epochs": [round(value, 4) for value in epochs.tolist()]}
-        data = self._told_of(of, whole, tail)
-        return self._card(name, data, recipe, begun, measures=self._classifier(name, model, whole), losses=told)
+        found = self._classifier(name, model, whole)
+        return self._card(name, self._data(whole, tail), recipe, begun, measures=found, losses=told)
 
     def _classifier(self, name: str, model: ResNet, data: ImageData) -> dict:
         """Store a classifier; measures of the stored one."""
@@ -175,13 +174,12 @@ class Pretraining:
         cpu = time.process_time() - began
         facts = dict(objective=recipe["objective"], schedule=recipe["schedule"], T=len(schedule))
         checkpoints.save_model(self.path(name), model, half=True, **facts)
-        told = self._told_of(recipe.get("data", self.settings["data"]), whole, data)
         if whole is self.whole:
             found = {"measured_with": self._measured_with(), "measures": self._measures(name, data, schedule, recipe)}
         else:  # no judge has seen balanced training images of it
             found, labels = {"measures": {}}, balanced_labels(PER_ROW * whole.num_classes, whole.num_classes)
             self._sheet(name, self._sample(name, whole, schedule, recipe, 1.0, labels), labels)
-        return self._card(name, told, recipe, (around, cpu), **found)
+        return self._card(name, self._data(whole, data), recipe, (around, cpu), **found)
 
     def _sample(
         self, name: str, whole: ImageData, schedule: Schedule, recipe: dict, omega: float, labels: Tensor

@@ -29,8 +29,8 @@ WEIGHTS = {"cifar10": "resnet32_cifar10_lt001.npz", "cifar100": "resnet32_cifar1
 NOTE = (
     "These are the authors' published weights (last of 200 epochs, one seed), evaluated again by this course in "
     "float32; we did not train them. *published* is the authors' table: it agrees within 0.03 points, three test "
-    "images. CE is cross-entropy with mixup. The CIFAR-10 encoder gets its images with red and blue swapped, as it "
-    "was trained. The WCDAS rows of the same table, 84.67 (CIFAR-10) and 50.95 (CIFAR-100), cannot be evaluated "
+    "images. CE is cross-entropy with mixup. The CIFAR-10 encoder was trained on images with red and blue "
+    "swapped. The WCDAS rows of the same table, 84.67 (CIFAR-10) and 50.95 (CIFAR-100), cannot be evaluated "
     "again: LDMLR published no weights for them."
 )
 

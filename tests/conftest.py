@@ -1,4 +1,4 @@
-"""Shared by all tests: a maker of small notebooks."""
+"""Shared by all tests: a maker of small notebooks, encoders in float64."""
 
 import nbformat
 import pytest
@@ -14,6 +14,27 @@ def write_notebook(path, parameters: dict, *sources: str):
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
     return path
+
+
+@pytest.fixture
+def encoders_in_double(monkeypatch):
+    """Encoders, alone and together, and their images in float64, where rounding hides nothing; a WCDAS head is in float32."""
+    # Here, so that tests without torch need not wait for it.
+    from lt_utils.data.augmentation import unit
+    from lt_utils.models.heads import WCDASHead
+    from lt_utils.recognition import encoders, together
+
+    build = encoders.build_encoder
+
+    def in_double(*one, **other):
+        model = build(*one, **other).double()
+        if isinstance(model.head, WCDASHead):
+            model.head.float()
+        return model
+
+    for module in (encoders, together):
+        monkeypatch.setattr(module, "build_encoder", in_double)
+    monkeypatch.setattr(encoders, "unit", lambda images: unit(images).double())
 
 
 @pytest.fixture

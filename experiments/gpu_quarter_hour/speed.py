@@ -3,6 +3,7 @@ itself works on one."""
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from lt_utils.models.vit import ViT
 from lt_utils.recognition.encoders import encoder_loss
 from lt_utils.recognition.together import Together, joint_loss
 from lt_utils.training.devices import device, precision_for
-from lt_utils.training.loop import train
+from lt_utils.training.loop import compile_for_training, train
 
 WARM_UP, MEASURED = 10, 4.0  # steps; seconds
 SEEDS = 3  # as many as the jobs train
@@ -82,9 +83,9 @@ class Graphed(nn.Module):
 BEST = "compiled, CUDA graphs"  # the way of the jobs that train encoders
 WAYS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "eager": lambda model: model,
-    BEST: lambda model: torch.compile(model, dynamic=False, mode="reduce-overhead"),
+    BEST: partial(compile_for_training, mode="reduce-overhead"),
     "CUDA graphs": Graphed,
-    "compiled": lambda model: torch.compile(model, dynamic=False),
+    "compiled": compile_for_training,
 }
 
 
@@ -127,7 +128,6 @@ def measure(network: str, way: str, data: ImageData, tiny: bool, seeds: int = 1,
 
     seeds: networks that are trained as one, whose images are summed. lasting: seconds; from, to: when that was, as Unix time.
     """
-    torch.compiler.reset()
     torch.manual_seed(0)
     models, losses, batches = zip(*(NETWORKS[network](data, tiny) for _ in range(seeds)), strict=True)
     for one in models:

@@ -258,6 +258,11 @@ def data_folder(folder: str | Path | None = None) -> Path:
     return Path(folder).expanduser().absolute() if folder else folder_in("LT_DATA", REPOSITORY / "data")
 
 
+def file_of(name: str, folder: str | Path | None = None) -> Path:
+    """Where the data set of this name lies, or would lie: with the package if it is the bundled one, else in `data_folder`."""
+    return (BUNDLED_FOLDER if name == BUNDLED else data_folder(folder)) / f"{name}.npz"
+
+
 def names(folder: str | Path | None = None) -> list[str]:
     """Return the names that `load` knows at the moment: the bundled set, then the prepared ones in order of name."""
     prepared = sorted(path.stem for path in data_folder(folder).glob("*.npz") if not path.name.startswith("."))
@@ -284,11 +289,10 @@ def load(name: str = BUNDLED, folder: str | Path | None = None) -> ImageData:
             choose("data set", name, known + [f for f in FETCHABLE if f not in known])
         except CourseError as error:
             raise CourseError(f"{error} `python -m data_prep NAME --from FOLDER` makes a set of your own.") from None
+    path = file_of(name, folder)
     if name == BUNDLED:
-        path = BUNDLED_FOLDER / f"{name}.npz"
         npz.check_file(path, thorough=True, remedy="install the package again.")
     else:
-        path = folder / f"{name}.npz"
         npz.check_file(path, thorough=False)
     arrays = npz.check_arrays(npz.read_npz(path), path.name)
     tensors = [torch.from_numpy(arrays[x]).permute(0, 3, 1, 2).contiguous() for x in ("x_train", "x_test")]

@@ -38,7 +38,9 @@ def load_published_ldmlr(path: str | Path, num_classes: int) -> ResNet:
     Raises CourseError if the file cannot be read as an .npz (a .pth or .npy cannot), does not hold this network for
     `num_classes` classes, or holds weights that are not finite numbers.
     """
-    model, name = ResNet(num_classes), Path(path).name
+    swapped, name = num_classes == 10, Path(path).name
+    turned = slice(None, None, -1 if swapped else 1)
+    model = ResNet(num_classes, mean=CIFAR_MEAN[turned], std=CIFAR_STD[turned])
     state = _arrays(path)
     if "head.weight" not in state:
         raise CourseError(
@@ -56,8 +58,6 @@ def load_published_ldmlr(path: str | Path, num_classes: int) -> ResNet:
         raise CourseError(
             f"{name} holds weights that are not finite numbers, in {strange[0]!r}: fetch or copy it again."
         )
-    if num_classes == 10:
-        swap = [2, 1, 0]
-        model = ResNet(10, mean=[CIFAR_MEAN[i] for i in swap], std=[CIFAR_STD[i] for i in swap])
-        load_into(model, counters | state | {"conv1.weight": state["conv1.weight"][:, swap]}, name)
+    if swapped:
+        model.conv1.weight.data = model.conv1.weight.data.flip(1)
     return model.eval()

@@ -551,7 +551,8 @@ def test_no_permission_to_write_is_told_and_the_old_set_stays(tmp_path, out, ref
     [
         (
             ["cifar20"],
-            "that can be fetched (fashion-mnist, cifar10, cifar100, cifar10-ldmlr, cifar100-ldmlr): add --from PATH",
+            "none of the sets that can be fetched "
+            "(fashion-mnist, cifar10, cifar100, cifar10-ldmlr, cifar100-ldmlr): add --from PATH",
         ),
         (["../x", "--from", "{pets}"], "cannot be a data set's name"),
         (["fashion-mnist-small", "--from", "{pets}"], "inside the package already"),

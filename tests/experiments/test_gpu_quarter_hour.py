@@ -17,13 +17,10 @@ import torch
 
 from experiments.gpu_quarter_hour import jobs, pack, runner, speed, ways
 from experiments.gpu_quarter_hour.__main__ import do_part, main
-from lt_utils.data.augmentation import unit
 from lt_utils.data.datasets import ImageData
 from lt_utils.errors import CourseError
 from lt_utils.files import REPOSITORY, read_json, write_json
-from lt_utils.models.heads import WCDASHead
 from lt_utils.models.resnet import ResNet
-from lt_utils.recognition import encoders, together
 from lt_utils.training.checkpoints import load, load_model
 
 
@@ -229,19 +226,9 @@ def test_on_a_gpu_seeds_together_are_cuda_graphs_and_their_checkpoint_can_be_car
 
 
 @pytest.fixture
-def double(monkeypatch):
-    """Encoders in float64, where rounding hides nothing; they are measured in float32."""
-    build, measured = encoders.build_encoder, jobs.measured
-
-    def in_double(*one, **other):
-        model = build(*one, **other).double()
-        if isinstance(model.head, WCDASHead):
-            model.head.float()
-        return model
-
-    for module in (encoders, together):
-        monkeypatch.setattr(module, "build_encoder", in_double)
-    monkeypatch.setattr(encoders, "unit", lambda images: unit(images).double())
+def double(encoders_in_double, monkeypatch):
+    """Encoders in float64, which are measured in float32."""
+    measured = jobs.measured
     monkeypatch.setattr(jobs, "measured", lambda model, *more: measured(copy.deepcopy(model).float(), *more))
 
 

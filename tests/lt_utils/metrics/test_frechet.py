@@ -69,6 +69,13 @@ def test_frechet_distance_of_a_set_to_itself_is_zero_in_any_order_and_frame():
     assert frechet_distance(3 * x, 3 * y) == pytest.approx(9 * distance, rel=1e-6)
 
 
+def test_frechet_distance_ignores_the_order_and_is_zero_to_itself():
+    x, y = normal(300, 8, seed=0), 0.4 + normal(200, 8, seed=1)
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(x, y.flip(0)) == pytest.approx(frechet_distance(x, y), rel=1e-9)
+    assert frechet_distance(x, y) == pytest.approx(frechet_distance(y, x), rel=1e-9)
+
+
 def test_frechet_distance_stays_real_for_degenerate_features():
     x = torch.randn(50, 6)
     x[:, 3:] = 0  # three dimensions that never vary, as dead features do

@@ -22,7 +22,7 @@ NAMES = pretrained_names()
 def test_each_is_one_that_the_configuration_trains():
     settings = read_yaml(REPOSITORY / "config" / "pretrained.yaml")
     assert set(NAMES) <= {"judge", *settings["encoders"], *settings["generators"]} and "judge" in NAMES
-    assert sum(path.stat().st_size for path in FOLDER.glob("*.safetensors")) < 10 * 2**20
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 10e6
 
 
 @pytest.mark.parametrize("name", NAMES)

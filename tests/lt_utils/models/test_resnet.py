@@ -166,7 +166,9 @@ def test_published_encoder_is_read_and_the_one_of_ten_classes_sees_red_as_blue(c
         assert len(arrays.files) == 157
     model = load_published_ldmlr(path, classes)
     images = torch.rand(2, 3, 32, 32)
-    assert not model.training and torch.allclose(model(images), original(images[:, order]), atol=1e-5)
+    seen, expected = model(images), original(images[:, order])
+    assert not model.training and torch.allclose(seen, expected, atol=1e-5)  # swapped: the same sums in another order
+    assert classes == 10 or torch.equal(seen, expected)
     again = ResNet(**model.config)  # what a checkpoint of it would be loaded into
     assert torch.equal(again.mean, model.mean) and torch.equal(again.std, model.std)
 

@@ -3,10 +3,8 @@
 import pytest
 import torch
 
-from lt_utils.data.augmentation import unit
 from lt_utils.data.datasets import ImageData
 from lt_utils.errors import CourseError
-from lt_utils.models.heads import WCDASHead
 from lt_utils.recognition import encoders, together
 from lt_utils.recognition.encoders import train_encoder
 from lt_utils.recognition.together import Together, train_encoders
@@ -17,20 +15,10 @@ SEEDS = [4, 0, 7]
 
 
 @pytest.fixture(autouse=True)
-def double(monkeypatch):
+def double(encoders_in_double, monkeypatch):
     """Encoders and images in float64, on the CPU."""
-    build = encoders.build_encoder
-
-    def in_double(*one, **other):
-        model = build(*one, **other).double()
-        if isinstance(model.head, WCDASHead):
-            model.head.float()
-        return model
-
     for module in (encoders, together):
-        monkeypatch.setattr(module, "build_encoder", in_double)
         monkeypatch.setattr(module, "device", lambda: torch.device("cpu"))
-    monkeypatch.setattr(encoders, "unit", lambda images: unit(images).double())
 
 
 @pytest.fixture(scope="module")
