@@ -30,8 +30,8 @@ def added_in_plane(features: Tensor, real: Tensor, new: Tensor, added: Mapping[s
     figure, panels = plt.subplots(1, len(added), figsize=(9.5, 3.4), sharex=True, sharey=True)
     for axes, (name, drawn) in zip(panels, added.items(), strict=True):
         looks = (
-            (new, dict(s=7, color=TEST, alpha=0.35, lw=0, zorder=0.9)),  # pale and below the blue, which is fewer
-            (drawn, dict(s=20, color=VIEW_COLOURS["drawn"], alpha=0.8, lw=0)),
+            (new, dict(s=7, color=TEST, alpha=0.35, lw=0, zorder=0.9)),  # below the blue, which must not hide them
+            (drawn, dict(s=20, color=VIEW_COLOURS["drawn"], alpha=min(0.8, 60 / max(1, len(drawn))), lw=0)),
         )
         for values, look in (*looks, (real, dict(s=40, facecolors="none", edgecolors="black", zorder=2))):
             axes.scatter(*((values - centre) @ plane).T.cpu(), **look)
