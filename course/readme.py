@@ -190,16 +190,18 @@ def translation_table(runs: dict[str, dict]) -> str:
 
 
 def transformers_table(record: dict) -> str:
-    """The stored run of notebook 11: both read-outs of each loss and start, at the full length of fine-tuning."""
-    steps = record["parameters"]["finetuning"]["steps"]
-    rows = [row for row in record["rows"] if row["steps"] == steps or row["method"].startswith("ResNet")]
+    """A stored run of transformers: both read-outs of each loss and start; of several lengths of fine-tuning the usual one."""
+    steps = record["parameters"].get("finetuning", record["parameters"]).get("steps")
     lines: dict[tuple, dict] = {}
-    for line in average(rows, by=("method", "start", "read-out")):
+    resnet = [row for row in record["rows"] if row["method"].startswith("ResNet")]
+    rows = [row | {"method": f"ViT, {row['loss']}"} for row in record["rows"] if row not in resnet]
+    rows = [row for row in rows if row.get("steps", steps) == steps]
+    for line in average([*rows, *resnet], by=("method", "start", "read-out")):
         here = lines.setdefault((line["method"], line["start"]), {key: line[key] for key in ("method", "start")})
         if line["read-out"] == "argmax":
             here["argmax"] = line["accuracy"]
         else:
-            here |= {"balanced read-out": line["accuracy"], **{group: line[group] for group in GROUPS}}
+            here |= {"balanced read-out": line["accuracy"], **{group: line[group] for group in GROUPS if group in line}}
     return f"{markdown(list(lines.values()))}\n\n*Percent, {made_with(record)}, {record['seconds'] / 60:.0f} minutes.*"
 
 

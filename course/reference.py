@@ -1,9 +1,10 @@
 """Keep a full-scale run as a reference: python -m course keep RUN_FOLDER NAME "TITLE" [--by recipe method test].
 
 Writes notebooks/reference/NAME.json from the run's record.json. The rows stand as they are or, with --by, averaged
-over seeds: n, and the mean and standard deviation of every measure. Of the record's facts the paired differences are
-kept as they are, and the classifiers trained on generated images (notebook 06) averaged over seeds. Notebooks show it with
-tables.show_reference. The references of notebooks 07 and 08 come from config/ldmlr_controls.yaml:
+over seeds: n, and the mean and standard deviation of every measure. Of the record's facts the paired differences and
+the masked losses (notebook 11) are kept as they are, and the classifiers trained on generated images (notebook 06)
+averaged over seeds. Notebooks show it with tables.show_reference. The references of notebooks 07 and 08 come from
+config/ldmlr_controls.yaml:
 
     python -m course run config/ldmlr_controls.yaml --jobs 2
     python -m course keep RUN_FOLDER 07_latent_diffusion_cifar10 "TITLE"
@@ -103,8 +104,7 @@ def save_reference(
         rows = beside_published(rows)
     content = {"title": title, "parameters": parameters} | {key: record[key] for key in FROM_RECORD if key in record}
     content["rows"] = rows
-    if facts.get("paired"):
-        content["paired"] = facts["paired"]
+    content |= {key: facts[key] for key in ("paired", "masked loss") if facts.get(key)}
     if facts.get("classifiers"):
         content["classifiers"] = averaged(facts["classifiers"], ["filled"])
     path = (target or REFERENCES) / f"{name}.json"

@@ -15,16 +15,21 @@ from pathlib import Path
 import torch
 
 from course.command import first_line, resumable
-from lt_utils.data.augmentation import unit
 from lt_utils.data.datasets import load
-from lt_utils.data.longtail import group_indices
 from lt_utils.files import REPOSITORY, read_yaml, write_json
 from lt_utils.metrics.recognition import scores
-from lt_utils.metrics.statistics import paired_difference
-from lt_utils.models.mae import MaskedAutoencoder, random_order
+from lt_utils.metrics.statistics import group_differences
+from lt_utils.models.mae import MaskedAutoencoder
 from lt_utils.models.resnet import encode
 from lt_utils.recognition.encoders import train_encoder
-from lt_utils.recognition.masked import balanced_scores, build_vit, finetune, pretrain_masked, transfer
+from lt_utils.recognition.masked import (
+    balanced_scores,
+    build_vit,
+    finetune,
+    group_masked_loss,
+    pretrain_masked,
+    transfer,
+)
 from lt_utils.runs.provenance import surroundings
 from lt_utils.training import checkpoints
 from lt_utils.viz.tables import REFERENCES
@@ -81,19 +86,6 @@ class Experiment:
         what = {"method": "ResNet-8, ce", "start": SCRATCH, "loss": "ce", "steps": epochs, "seed": seed}
         return self.rows_of(what, encode(model, self.data.test_images)[1], "ce", name)
 
-    @torch.no_grad()
-    def masked_loss(self, start: str, seed: int) -> dict:
-        """The masked loss of a pretrained network on test images, by group of the long tail: does the pretext have a tail?"""
-        model, images = self.pretrained(start, seed), self.data.test_images
-        order = random_order(len(images), model.encoder.side**2)  # the same for all networks
-        where = next(model.parameters()).device
-        row = {"start": start, "seed": seed}
-        for group, classes in group_indices(self.data.counts).items():
-            part = torch.isin(self.data.test_labels, torch.tensor(classes))
-            given = unit(images[part].to(where)), self.settings["pretraining"]["mask_ratio"], order[part].to(where)
-            row[group] = round(model.loss(*given).item(), 4)
-        return row
-
     def differences(self) -> list[dict]:
         """Paired differences in points, for all classes and by group, with both errors: over seeds, and over test images."""
         steps, loss = self.settings["finetuning"]["steps"], self.settings["equal"]["loss"]
@@ -105,15 +97,7 @@ class Experiment:
         pairs[f"{loss}: LT - scratch for as long"] = (best, (best[0], SCRATCH, longer, "exact"))
         resnet = ("ResNet-8, ce", SCRATCH, self.settings["resnet"]["epochs"], "exact")
         pairs[f"{loss}: LT - ResNet-8 for as long"] = (best, resnet)
-        groups = {"all": range(self.data.num_classes)} | group_indices(self.data.counts)
-        rows = []
-        for name, (one, other) in pairs.items():
-            for group, classes in groups.items():
-                part = torch.isin(self.data.test_labels, torch.tensor(list(classes)))
-                found = paired_difference(*(torch.stack(self.right[key])[:, part] for key in (one, other)))
-                told = zip(("difference", "error over seeds", "error over images"), found, strict=True)
-                rows.append({"pair": name, "classes": group} | {key: round(value, 2) for key, value in told})
-        return rows
+        return group_differences(self.right, pairs, self.data.test_labels, self.data.counts)
 
     def result(self) -> dict:
         """All of it, seed by seed; what is finished is read from its checkpoint."""
@@ -128,8 +112,8 @@ class Experiment:
             rows += self.resnet(seed)
         for seed in ask["seeds"]:
             for start in self.sets:
-                torch.manual_seed(0)
-                pretraining.append(self.masked_loss(start, seed))
+                loss = group_masked_loss(self.pretrained(start, seed), self.data, ask["pretraining"]["mask_ratio"])
+                pretraining.append({"start": start, "seed": seed} | loss)
         seconds = sum(checkpoints.load(path)[1]["seconds"] for path in self.folder.glob("*.safetensors"))
         done = {"seconds": round(seconds), "finished": datetime.now(UTC).isoformat(timespec="seconds")}
         title = "Masked pretraining and four losses, Fashion-MNIST-LT (IF 100), three seeds"

@@ -104,11 +104,12 @@ def compiled_or_not(train: Callable, context: Context) -> tuple[Any, str]:
 
 def encoders(part: Part, context: Context, compiled: bool) -> list[ResNet]:
     """The encoders of a part, one for each of its seeds, by the recipe that the job is called after; several as one network."""
-    recipe = RECIPES[part.job] | (TINY if context.tiny else {}) | {"checkpoint": context.checkpoint(part)}
+    recipe = RECIPES[part.job] | (TINY if context.tiny else {})
+    recipe |= {"checkpoint": context.checkpoint(part), "compiled": compiled}
     seeds = [int(row.variant.removeprefix("seed")) for row in part.rows]
     if len(seeds) == 1:
-        return [train_encoder(context.data, **recipe, seed=seeds[0], compiled=compiled)]
-    return train_encoders(context.data, **recipe, seeds=seeds, compiled="reduce-overhead" if compiled else "")
+        return [train_encoder(context.data, **recipe, seed=seeds[0])]
+    return train_encoders(context.data, **recipe, seeds=seeds)
 
 
 def encoder(part: Part, context: Context) -> Iterator[dict]:

@@ -1,10 +1,11 @@
 """Statistics over seeds and test images: mean, deviation, standard error, paired differences."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from lt_utils.data.longtail import group_indices
 from lt_utils.errors import CourseError
 
 # 97.5 % quantile of Student's t distribution with n - 1 degrees of freedom, n = 2, 3, ...
@@ -44,6 +45,29 @@ def paired_difference(first: Tensor, second: Tensor) -> tuple[float, float, floa
     d = 100 * (to_float64(first) - to_float64(second))
     mean, error = mean_error(d.mean(1).tolist())
     return mean, error, (d.mean(0).std() / d.shape[1] ** 0.5).item()
+
+
+def group_differences(
+    right: Mapping[Hashable, Sequence[Tensor]],
+    pairs: Mapping[str, tuple[Hashable, Hashable]],
+    labels: Tensor,
+    counts: Sequence[int],
+) -> list[dict]:
+    """`paired_difference` over all classes and by group of the long tail, a row for each pair and group, two decimals.
+
+    right: for each method, and each of its seeds in order, which test images it gets right, [images]. pairs: for each name two
+    methods, the second of which is subtracted. labels: [images]; counts: training images of each class, [C]. An error that one
+    seed cannot tell is None.
+    """
+    groups, rows = {"all": range(len(counts))} | group_indices(counts), []
+    for name, (one, other) in pairs.items():
+        for group, classes in groups.items():
+            part = torch.isin(labels, torch.tensor(list(classes), device=labels.device))
+            found = paired_difference(*(torch.stack(list(right[method]))[:, part] for method in (one, other)))
+            values = (round(value, 2) if value == value else None for value in found)
+            told = zip(("difference", "error over seeds", "error over images"), values, strict=True)
+            rows.append({"pair": name, "classes": group, **dict(told)})
+    return rows
 
 
 def standing(first: Tensor, second: Tensor) -> tuple[float, str]:

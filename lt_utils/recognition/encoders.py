@@ -183,6 +183,12 @@ def build_encoder(
     return model.to(device(), memory_format=torch.channels_last)
 
 
+def compiled_encoder(model: nn.Module) -> nn.Module:
+    """An encoder through torch.compile for one training, on a GPU as CUDA graphs: there the launches of a small network's
+    kernels take longer than their work. Where several processes train it, the model as it is."""
+    return compile_for_training(model, "reduce-overhead" if device().type == "cuda" else "default")
+
+
 def start_from(model: nn.Module, start: nn.Module) -> None:
     """Copy all weights of `start` but those of its head into `model`, in place.
 
@@ -221,9 +227,8 @@ def train_encoder(
     """Train an encoder by `method` for `epochs` with SGD (momentum 0.9); the last epoch, in evaluation mode.
 
     augment: "weak", "autoaugment" (with Cutout) or "strong". alpha: of mixup; None: 0.5 for "ce-mixup", else no mixup.
-    start: a network whose weights, all but its head's, the training starts from. compiled: through torch.compile, on a GPU
-    as CUDA graphs: there the launches of a small network's kernels take longer than their work (of several processes none
-    does so). RECIPES: the papers' settings.
+    start: a network whose weights, all but its head's, the training starts from. compiled: see
+    `compiled_encoder`. RECIPES: the papers' settings.
     Raises CourseError for an unknown method or augmentation, and for a start of another architecture.
     """
     data = data.to(device())
@@ -239,7 +244,7 @@ def train_encoder(
     options = dict(steps=steps, batch_size=batch_size, seed=seed)
     loss = encoder_loss(method, data, data.size // 8, augment, alpha, **options)
     if compiled:
-        forward = compile_for_training(model, "reduce-overhead" if device().type == "cuda" else "default")
+        forward = compiled_encoder(model)
     return train_to_end(
         model,
         (lambda _, index: loss(forward, index)) if compiled else loss,

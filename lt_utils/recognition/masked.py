@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from lt_utils.data.augmentation import AUGMENTATIONS, random_crop_flip, random_erasing, unit
 from lt_utils.data.datasets import ImageData
+from lt_utils.data.longtail import group_indices
 from lt_utils.errors import CourseError, choose
 from lt_utils.hashing import fingerprint
-from lt_utils.models.mae import MaskedAutoencoder, kept_patches
+from lt_utils.models.mae import MaskedAutoencoder, kept_patches, random_order
 from lt_utils.models.resnet import channel_statistics
 from lt_utils.models.vit import VIT_SIZES, ViT, resize_positions
 from lt_utils.recognition.losses import as_shares, build_loss, label_shift, sigmoid_label_shift
@@ -51,6 +52,27 @@ def masked_loss(data: ImageData, mask_ratio: float = 0.75, pad: int = 0) -> Call
         return model.loss(unit(random_crop_flip(data.train_images[index], pad)), mask_ratio)
 
     return loss
+
+
+@torch.no_grad()
+def group_masked_loss(
+    model: MaskedAutoencoder, data: ImageData, mask_ratio: float = 0.75, seed: int = 0
+) -> dict[str, float]:
+    """The loss on hidden patches of test images by group of the long tail, four decimals: does the pretext have a tail?
+
+    Which patches are hidden, `seed` decides, for all networks alike.
+    """
+    torch.manual_seed(seed)
+    order = random_order(len(data.test_images), model.encoder.side**2)  # [images, patches], on the CPU
+    where, found = next(model.parameters()).device, {}
+    for group, classes in group_indices(data.counts).items():
+        part = torch.isin(data.test_labels.cpu(), torch.tensor(classes)).nonzero()[:, 0]
+        total = 0.0
+        for index in part.split(500):
+            images = unit(data.test_images[index.to(data.test_images.device)].to(where))
+            total += len(index) * model.loss(images, mask_ratio, order[index].to(where)).item()
+        found[group] = round(total / len(part), 4)
+    return found
 
 
 def parameter_groups(model: nn.Module, lr: float, weight_decay: float = 0.05, layer_decay: float = 1.0) -> list[dict]:

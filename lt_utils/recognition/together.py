@@ -16,12 +16,11 @@ from torch.func import functional_call, stack_module_state
 from lt_utils.data.datasets import ImageData
 from lt_utils.errors import CourseError
 from lt_utils.models.resnet import ResNet
-from lt_utils.recognition.encoders import build_encoder, encoder_loss, mixing
+from lt_utils.recognition.encoders import build_encoder, compiled_encoder, encoder_loss, mixing
 from lt_utils.recognition.sampling import StepLoss
 from lt_utils.training.devices import device
 from lt_utils.training.loop import (
     batch_of,
-    compile_for_training,
     seed_step,
     step_now,
     step_seed,
@@ -116,14 +115,13 @@ def train_encoders(
     augment: str = "weak",
     alpha: float | None = None,
     nesterov: bool = True,
-    compiled: str = "",
+    compiled: bool = False,
     title: str = "",
 ) -> list[ResNet]:
     """`train_encoder` for several seeds at once, as one batched network; encoders in the order of `seeds`, in evaluation mode.
 
-    Arguments as there; `checkpoint` holds all of them. The loss that is told is the sum over the seeds. compiled: a mode of
-    torch.compile, "default" or, with CUDA graphs, "reduce-overhead"; "": none. Raises CourseError for no seed or one given twice,
-    for another mode, and for an unknown method or augmentation.
+    Arguments as there; `checkpoint` holds all of them. The loss that is told is the sum over the seeds. Raises CourseError for
+    no seed or one given twice, and for an unknown method or augmentation.
     """
     seeds = list(seeds)
     if not seeds or len(set(seeds)) < len(seeds):
@@ -135,7 +133,7 @@ def train_encoders(
         encoder_loss(method, data, data.size // 8, augment, alpha, steps=steps, batch_size=batch_size, seed=seed)
         for seed in seeds
     ]
-    forward = compile_for_training(model, compiled) if compiled else model
+    forward = compiled_encoder(model) if compiled else model
     train_to_end(
         model,
         joint_loss(losses, seeds, n, batch_size, forward),

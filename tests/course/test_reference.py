@@ -44,7 +44,7 @@ def test_keeping_a_run_averages_seeds_and_drops_machine_paths(tmp_path):
     rows = [{"method": "CE", "seed": s, "data": "toy", "accuracy": a, "kd": k} for s, (a, k) in values]
     useful = [{"filled": "nothing", "seed": s, "accuracy": a} for s, a in enumerate((50.0, 51.0))]
     record = {"parameters": {"ENCODER_FILE": "/some/where/enc.npz", "STEPS": 3}, "rows": rows, "device": "CPU"}
-    record["facts"] = {"classifiers": useful, "paired": []}
+    record["facts"] = {"classifiers": useful, "paired": [], "masked loss": [{"start": "LT", "few": 0.5}]}
     (tmp_path / "record.json").write_text(json.dumps(record))
     stored = json.loads(
         save_reference(tmp_path, "08_x", "toy", by=["method"], target=tmp_path / "reference").read_text()
@@ -52,7 +52,7 @@ def test_keeping_a_run_averages_seeds_and_drops_machine_paths(tmp_path):
     averaged = {"method": "CE", "n": 3, "accuracy": 72.0, "accuracy std": 2.0, "kd": 0.0123, "kd std": 0.0002}
     assert stored["rows"] == [averaged]
     assert stored["classifiers"] == [{"filled": "nothing", "n": 2, "accuracy": 50.5, "accuracy std": 0.71}]
-    assert "paired" not in stored
+    assert "paired" not in stored and stored["masked loss"] == record["facts"]["masked loss"]
     del record["facts"]["classifiers"], record["facts"]["paired"]
     record["facts"]["parameters_of_encoder"] = 464154
     record["rows"] = [{"method": m, "data": "cifar10", "imbalance": 100, "accuracy": 70.0} for m in ("CE", "Ours")]

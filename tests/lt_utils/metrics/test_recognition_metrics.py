@@ -20,7 +20,7 @@ from lt_utils.metrics.recognition import (
     top_k_accuracy,
     worst_class_accuracy,
 )
-from lt_utils.metrics.statistics import format_mean, mean_error, mean_std, standing
+from lt_utils.metrics.statistics import format_mean, group_differences, mean_error, mean_std, standing
 
 # Six images of three classes; predictions 0 0 1 1 2 0 against labels 0 1 1 1 2 2.
 PREDICTED, LABELS = torch.tensor([0, 0, 1, 1, 2, 0]), torch.tensor([0, 1, 1, 1, 2, 2])
@@ -171,3 +171,19 @@ def test_standing_takes_the_wider_interval():
     assert standing(ahead, behind)[1] == "ahead"
     assert standing(behind, ahead)[1] == "behind"
     assert standing(ahead[:1], behind[:1])[0] == pytest.approx(2 * 100 * ahead[0].std().item() / 20)
+
+
+def test_differences_by_group_are_those_of_the_images_of_its_classes():
+    labels, counts = torch.tensor([0, 0, 1, 1, 2, 2]), [200, 50, 5]
+    one = [torch.tensor([1, 1, 1, 0, 1, 1]), torch.tensor([1, 0, 1, 1, 1, 0])]
+    other = [torch.tensor([1, 1, 0, 0, 0, 0]), torch.tensor([1, 1, 0, 1, 0, 0])]
+    right = {"a": one, ("b", 2): other}
+    rows = group_differences(right, {"a - b": ("a", ("b", 2)), "b - a": (("b", 2), "a")}, labels, counts)
+    assert [(row["pair"], row["classes"], row["difference"]) for row in rows] == [
+        *[("a - b", *at) for at in (("all", 33.33), ("many", -25.0), ("medium", 50.0), ("few", 75.0))],
+        *[("b - a", *at) for at in (("all", -33.33), ("many", 25.0), ("medium", -50.0), ("few", -75.0))],
+    ]
+    # of the seeds: many 0 and -50, few 100 and 50, so 50 / sqrt(2) / sqrt(2); medium 50 twice
+    assert [row["error over seeds"] for row in rows[1:4]] == [25.0, 0.0, 25.0]
+    single = group_differences({"a": one[:1], "b": other[:1]}, {"a - b": ("a", "b")}, labels, counts)
+    assert {row["error over seeds"] for row in single} == {None} and single[0]["error over images"] > 0

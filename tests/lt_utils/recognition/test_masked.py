@@ -1,12 +1,15 @@
 """Masked pretraining and fine-tuning: groups of rates, transfer, resuming, targets, and that both stages learn."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from lt_utils.data.augmentation import unit
 from lt_utils.data.datasets import load
+from lt_utils.data.longtail import group_indices
 from lt_utils.errors import CourseError
 from lt_utils.models.mae import random_order
 from lt_utils.models.resnet import encode
@@ -148,6 +151,22 @@ def test_pretraining_and_finetuning_go_on_where_they_were_stopped(data, tmp_path
         return run(model, loss, masked.adamw(model, 0.01, 0.05, layer_decay=0.7), checkpoint, until)
 
     assert stopped(pretraining, 4) and stopped(finetuning, 2)
+
+
+def test_the_masked_loss_of_a_group_is_that_of_its_images(data):
+    """By another way: the mean over single images, each with its own hidden patches."""
+    small = replace(data, test_images=data.test_images[::4], test_labels=data.test_labels[::4])  # 750, in two batches
+    model = masked.build_mae(small, **SMALL).eval()
+    found = masked.group_masked_loss(model, small, 0.5, seed=3)
+    torch.manual_seed(3)
+    order = random_order(len(small.test_images), model.encoder.side**2).to(device())
+    images = unit(small.test_images.to(device()))
+    with torch.no_grad():
+        single = torch.stack([model.loss(images[i : i + 1], 0.5, order[i : i + 1]) for i in range(len(images))]).cpu()
+    for group, classes in group_indices(small.counts).items():
+        part = torch.isin(small.test_labels.cpu(), torch.tensor(classes))
+        assert found[group] == pytest.approx(single[part].mean().item(), abs=2e-4)
+    assert masked.group_masked_loss(model, small, 0.5, seed=4) != found
 
 
 def test_another_start_is_another_training(data, tmp_path):

@@ -2,12 +2,13 @@
 
 import itertools
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from lt_utils.data import datasets
-from lt_utils.files import read_json, write_json
+from lt_utils.files import REPOSITORY, read_json, read_yaml, write_json
 from lt_utils.hashing import fingerprint
 from lt_utils.metrics.recognition import accuracy
 from lt_utils.models.pretrained import FOLDER, load_pretrained, pretrained_card
@@ -22,6 +23,7 @@ SHIPPED = {
     "CE without mixup": ("ce", (0, 1, 2)),
     "WCDAS": ("wcdas", (0, 1, 2)),
 }
+CIFAR = ("cifar10", "cifar100")
 TOLERANCE = 0.05  # relative, of the losses: as for the golden run, processors and bfloat16 round otherwise
 
 
@@ -129,3 +131,25 @@ def test_it_recognises_what_its_card_says(data):
     found = accuracy(encode(model, data.test_images)[1], data.test_labels)
     assert found == pytest.approx(card["measures"]["accuracy_on_test_images"], abs=0.2)
     assert len(card["losses"]["epochs"]) == card["recipe"]["epochs"] and card["steps"] == 15 * 39
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_the_laptop_batch_asks_for_the_encoders_of_cifar(name):
+    """Told by their cards, since CIFAR is not here."""
+    asked, card = read_yaml(REPOSITORY / "config" / "cifar_laptop.yaml"), pretrained_card(f"{name}-ce-seed0")
+    assert f"{name}-ldmlr" in asked["datasets"] and card["data"]["imbalance"] in asked["imbalances"]
+    for notebook in asked["notebooks"].values():
+        told = notebook["parameters"]
+        recipe = dict(epochs=told["ENCODER_EPOCHS"], depth=told["ENCODER_DEPTH"], seed=asked["seeds"][0])
+        assert encoder_recipe(SimpleNamespace(key=card["data"]["key"]), "ce-mixup", **recipe) == card["recipe"]
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_on_cifar_they_recognise_what_their_cards_say(name):
+    if not datasets.file_of(f"{name}-ldmlr").is_file():
+        pytest.skip(f"{name}-ldmlr is not prepared: python -m data_prep {name}-ldmlr")
+    tail = datasets.load(f"{name}-ldmlr").long_tailed(100)
+    model, card = pretrained_encoder(tail, "ce-mixup", epochs=100, depth=32, seed=0)
+    found = accuracy(encode(model, tail.test_images)[1], tail.test_labels)
+    assert card["name"] == f"{name}-ce-seed0"
+    assert found == pytest.approx(card["measures"]["accuracy_on_test_images"], abs=0.2)
