@@ -29,8 +29,9 @@ def added_in_plane(features: Tensor, real: Tensor, new: Tensor, added: Mapping[s
     plane = torch.linalg.svd(features - centre, full_matrices=False).Vh[:2].T  # [D, 2]
     figure, panels = plt.subplots(1, len(added), figsize=(9.5, 3.4), sharex=True, sharey=True)
     for axes, (name, drawn) in zip(panels, added.items(), strict=True):
+        crowded = len(drawn) > 100  # then blue would hide the test features
         looks = (
-            (new, dict(s=7, color=TEST, alpha=0.35, lw=0, zorder=0.9)),  # below the blue, which must not hide them
+            (new, dict(s=7, color=TEST, alpha=0.35, lw=0, zorder=1.5 if crowded else 0.9)),
             (drawn, dict(s=20, color=VIEW_COLOURS["drawn"], alpha=min(0.8, 60 / max(1, len(drawn))), lw=0)),
         )
         for values, look in (*looks, (real, dict(s=40, facecolors="none", edgecolors="black", zorder=2))):
