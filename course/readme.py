@@ -44,11 +44,14 @@ SHOWN = (  # the references that the README shows; each is needed
     "06_class_balancing_diffusion_laptop",
     "08_classifier_retraining_cifar10",
     "08_classifier_retraining_cifar100",
+    "08_classifier_retraining_own_cifar10",
+    "08_classifier_retraining_own_cifar100",
     "09_feature_translation_cifar10",
     "09_feature_translation_cifar100",
     "09_feature_translation_balanced_softmax",
     "10_self_supervision_laptop",
     "11_vision_transformers_bundled",
+    "11_vision_transformers_laptop_cifar10",
 )
 PUBLISHED_ENCODERS = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100"}
 
@@ -149,11 +152,13 @@ def retraining_lines(runs: dict[str, dict]) -> list[dict]:
     return [*(line | best.get(method, {}) for method, line in last.items()), line]
 
 
-def retraining_table(runs: dict[str, dict], lines: Iterable[dict], columns: Sequence[str]) -> str:
-    """Runs of notebook 08 side by side, the same columns for each of them, and what they were measured with."""
+def retraining_table(
+    runs: dict[str, dict], lines: Iterable[dict], columns: Sequence[str], beside: str = "side by side"
+) -> str:
+    """Runs of notebook 08 side by side, the same columns for each of them, what they were measured with and beside what."""
     minutes = " and ".join(f"{record['seconds'] / 60:.0f}" for record in runs.values())
     names = ["method", *(f"{name}, {column}" for name in runs for column in columns)]
-    caption = f"*Percent, {made_with(next(iter(runs.values())))}; the two runs took {minutes} minutes, side by side.*"
+    caption = f"*Percent, {made_with(next(iter(runs.values())))}; the two runs took {minutes} minutes, {beside}.*"
     return markdown(list(lines), names, digits=2) + f"\n\n{caption}"
 
 
@@ -181,12 +186,15 @@ def ranked_table(record: dict, *columns: str) -> str:
     return f"{markdown(lines, ['method', *columns, *MEASURES])}\n\n*Percent, three seeds, {made_with(record)}.*"
 
 
-def translation_table(runs: dict[str, dict]) -> str:
-    """Notebook 09 on the published encoders: accuracy of every source of features, on both data sets, highest first."""
-    whole = {name: record | {"rows": [row for row in record["rows"] if "ece" in row]} for name, record in runs.items()}
-    lines = side_by_side(whole, lambda row: "accuracy").values()
+def all_ranked(runs: dict[str, dict], counts: Callable[[dict], bool], beside: str = "side by side") -> str:
+    """The rows of notebook 08 or 09 that count, accuracy of every method on each data set, the first one's highest first."""
+
+    def column(row: dict) -> str | None:
+        return "accuracy" if counts(row) else None
+
     first = f"{next(iter(runs))}, accuracy"
-    return retraining_table(runs, sorted(lines, key=lambda line: line[first], reverse=True), ("accuracy",))
+    lines = sorted(side_by_side(runs, column).values(), key=lambda line: line[first], reverse=True)
+    return retraining_table(runs, lines, ("accuracy",), beside)
 
 
 def transformers_table(record: dict) -> str:
@@ -230,6 +238,8 @@ def parts(page: str) -> dict[str, str]:
         quick = records["quick"]
         return {"course": course_table(quick), "short path": short_path(), "quick results": quick_table(quick)}
     runs = {name: records[f"08_classifier_retraining_{data}"] for name, data in PUBLISHED_ENCODERS.items()}
+    own = {name: records[f"08_classifier_retraining_own_{data}"] for name, data in PUBLISHED_ENCODERS.items()}
+    translated = {name: records[f"09_feature_translation_{data}"] for name, data in PUBLISHED_ENCODERS.items()}
     columns = ["data", "method", *MEASURES, "published"]
     tests = ("plain, last", "plain, best", "label shift, last", "label shift, best")
     return {
@@ -238,14 +248,14 @@ def parts(page: str) -> dict[str, str]:
         "published retraining": retraining_table(runs, retraining_lines(runs), tests),
         "published methods": retraining_table(runs, side_by_side(runs, by_views).values(), ("clean", "weak", "strong")),
         "published helped": retraining_table(runs, side_by_side(runs, by_help).values(), ("accuracy",)),
+        "own retraining": all_ranked(own, lambda row: row["recipe"] == "-" or bool(by_views(row)), "beside other work"),
         "trained generators": generators_table(),
         "own encoders": reference_markdown("03_encoders_own", columns),
-        "translated features": translation_table(
-            {name: records[f"09_feature_translation_{data}"] for name, data in PUBLISHED_ENCODERS.items()}
-        ),
+        "translated features": all_ranked(translated, lambda row: "ece" in row),
         "translated after balanced softmax": ranked_table(records["09_feature_translation_balanced_softmax"]),
         "classical families": ranked_table(records["10_self_supervision_laptop"], "passes"),
         "transformers": transformers_table(records["11_vision_transformers_bundled"]),
+        "transformers on CIFAR": transformers_table(records["11_vision_transformers_laptop_cifar10"]),
     }
 
 
