@@ -94,6 +94,11 @@ class Experiment:
         for name in self.settings["losses"]:
             scratch, tail, even = ((f"ViT, {name}", start, steps, "exact") for start in (SCRATCH, *self.sets))
             pairs |= {f"{name}: LT - scratch": (tail, scratch), f"{name}: balanced - LT": (even, tail)}
+        if "bal-ce" in self.settings["losses"] and loss != "bal-ce":
+            for start in (SCRATCH, *self.sets):
+                pairs[f"{loss} - bal-ce, {start}"] = tuple(
+                    (f"ViT, {name}", start, steps, "exact") for name in (loss, "bal-ce")
+                )
         pairs[f"{loss}: LT - scratch for as long"] = (best, (best[0], SCRATCH, longer, "exact"))
         resnet = ("ResNet-8, ce", SCRATCH, self.settings["resnet"]["epochs"], "exact")
         pairs[f"{loss}: LT - ResNet-8 for as long"] = (best, resnet)

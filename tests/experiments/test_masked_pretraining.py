@@ -22,7 +22,7 @@ def made(tmp_path_factory):
     test = torch.cat([(whole.test_labels == c).nonzero()[:20, 0] for c in range(10)])
     part = dataclasses.replace(whole, test_images=whole.test_images[test], test_labels=whole.test_labels[test])
     settings = read_yaml(COURSE)
-    settings |= {"balanced": 20, "seeds": [0, 1], "losses": ["ce", "bal-bce"]}
+    settings |= {"balanced": 20, "seeds": [0, 1], "losses": ["bal-ce", "bal-bce"]}
     settings["pretraining"] |= {"steps": 3}
     settings["finetuning"] |= {"steps": 4}
     settings |= {"equal": {"loss": "bal-bce", "steps": 6}, "resnet": {"epochs": 1}}
@@ -51,9 +51,9 @@ def test_every_arm_has_a_row_for_each_read_out_and_seed(made):
 def test_differences_are_those_of_the_rows(made):
     content = made[0]
 
-    def accuracies(start, steps, out, group):
+    def accuracies(start, steps, out, group, loss="bal-bce"):
         column = "accuracy" if group == "all" else group
-        wanted = ("ViT, bal-bce", start, steps, out)
+        wanted = (f"ViT, {loss}", start, steps, out)
         rows = [r for r in content["rows"] if tuple(r[k] for k in ("method", "start", "steps", "read-out")) == wanted]
         return torch.tensor([row[column] for row in rows])
 
@@ -63,7 +63,12 @@ def test_differences_are_those_of_the_rows(made):
         "bal-bce, LT: exact - argmax": (("LT", 4, "exact"), ("LT", 4, "argmax")),
         "bal-bce: LT - scratch for as long": (("LT", 4, "exact"), ("scratch", 6, "exact")),
     }
+    told = {row["pair"] for row in content["paired"]}
+    assert arms.keys() <= told and {f"bal-bce - bal-ce, {start}" for start in ("scratch", "LT", "balanced")} <= told
     for row in content["paired"]:
+        if row["pair"] == "bal-bce - bal-ce, LT":
+            one, other = (accuracies("LT", 4, "exact", row["classes"], loss) for loss in ("bal-bce", "bal-ce"))
+            assert row["difference"] == pytest.approx((one - other).mean().item(), abs=0.02)
         if row["pair"] in arms:
             one, other = (accuracies(*arm, row["classes"]) for arm in arms[row["pair"]])
             assert row["difference"] == pytest.approx((one - other).mean().item(), abs=0.02)
