@@ -201,10 +201,13 @@ def transformers_table(record: dict) -> str:
     """A stored run of transformers: both read-outs of each loss and start; of several lengths of fine-tuning the usual one."""
     steps = record["parameters"].get("finetuning", record["parameters"]).get("steps")
     lines: dict[tuple, dict] = {}
-    resnet = [row for row in record["rows"] if row["method"].startswith("ResNet")]
-    rows = [row | {"method": f"ViT, {row['loss']}"} for row in record["rows"] if row not in resnet]
-    rows = [row for row in rows if row.get("steps", steps) == steps]
-    for line in average([*rows, *resnet], by=("method", "start", "read-out")):
+    rows = []
+    for row in record["rows"]:
+        if row["method"].startswith("ResNet"):
+            rows.append(row)
+        elif row.get("steps", steps) == steps:
+            rows.append(row | {"method": f"ViT, {row['loss']}"})
+    for line in average(rows, by=("method", "start", "read-out")):
         here = lines.setdefault((line["method"], line["start"]), {key: line[key] for key in ("method", "start")})
         if line["read-out"] == "argmax":
             here["argmax"] = line["accuracy"]
@@ -237,9 +240,11 @@ def parts(page: str) -> dict[str, str]:
     if page == "README.md":
         quick = records["quick"]
         return {"course": course_table(quick), "short path": short_path(), "quick results": quick_table(quick)}
-    runs = {name: records[f"08_classifier_retraining_{data}"] for name, data in PUBLISHED_ENCODERS.items()}
-    own = {name: records[f"08_classifier_retraining_own_{data}"] for name, data in PUBLISHED_ENCODERS.items()}
-    translated = {name: records[f"09_feature_translation_{data}"] for name, data in PUBLISHED_ENCODERS.items()}
+
+    def on_both(run: str) -> dict[str, dict]:
+        return {name: records[f"{run}_{data}"] for name, data in PUBLISHED_ENCODERS.items()}
+
+    runs, own = on_both("08_classifier_retraining"), on_both("08_classifier_retraining_own")
     columns = ["data", "method", *MEASURES, "published"]
     tests = ("plain, last", "plain, best", "label shift, last", "label shift, best")
     return {
@@ -251,7 +256,7 @@ def parts(page: str) -> dict[str, str]:
         "own retraining": all_ranked(own, lambda row: row["recipe"] == "-" or bool(by_views(row)), "beside other work"),
         "trained generators": generators_table(),
         "own encoders": reference_markdown("03_encoders_own", columns),
-        "translated features": all_ranked(translated, lambda row: "ece" in row),
+        "translated features": all_ranked(on_both("09_feature_translation"), lambda row: "ece" in row),
         "translated after balanced softmax": ranked_table(records["09_feature_translation_balanced_softmax"]),
         "classical families": ranked_table(records["10_self_supervision_laptop"], "passes"),
         "transformers": transformers_table(records["11_vision_transformers_bundled"]),

@@ -60,25 +60,31 @@ def group_differences(
     seed cannot tell is None.
     """
     groups, rows = {"all": range(len(counts))} | group_indices(counts), []
-    for name, (one, other) in pairs.items():
-        for group, classes in groups.items():
-            part = torch.isin(labels, torch.tensor(list(classes), device=labels.device))
-            found = paired_difference(*(torch.stack(list(right[method]))[:, part] for method in (one, other)))
+    parts = {group: torch.isin(labels, torch.tensor(list(c), device=labels.device)) for group, c in groups.items()}
+    for name, methods in pairs.items():
+        first, second = (torch.stack(list(right[method])) for method in methods)
+        for group, part in parts.items():
+            found = paired_difference(first[:, part], second[:, part])
             values = (round(value, 2) if value == value else None for value in found)
             told = zip(("difference", "error over seeds", "error over images"), values, strict=True)
             rows.append({"pair": name, "classes": group, **dict(told)})
     return rows
 
 
-def standing(first: Tensor, second: Tensor) -> tuple[float, str]:
-    """Half of the 95 % interval of `paired_difference` in points, and where the first method stands: "ahead", "behind", or
-    "cannot tell" if 0 lies inside.
+def half_interval(over_seeds: float, over_images: float, seeds: int) -> float:
+    """Half of a 95 % interval from the two errors of `paired_difference`, in their unit.
 
     Of the two intervals, over the seeds (Student's t) and over the test images (2 standard errors), the wider one counts;
     for a single seed only the second is known.
     """
-    mean, over_seeds, over_images = paired_difference(first, second)
-    half = max(student(len(first)) * over_seeds if len(first) > 1 else 0.0, 2 * over_images)
+    return max(student(seeds) * over_seeds if seeds > 1 else 0.0, 2 * over_images)
+
+
+def standing(first: Tensor, second: Tensor) -> tuple[float, str]:
+    """Half of the 95 % interval of `paired_difference` in points, and where the first method stands: "ahead", "behind", or
+    "cannot tell" if 0 lies inside."""
+    mean, *errors = paired_difference(first, second)
+    half = half_interval(*errors, len(first))
     return half, "ahead" if mean > half else "behind" if mean < -half else "cannot tell"
 
 
